@@ -1,0 +1,80 @@
+"""Where eviction happens: an attention function that transformers calls in place of its own (DESIGN §5).
+
+transformers gives an attention function the queries, but neither the cache, the token ids nor the padding mask. A
+forward pre-hook on the model hands these over, as a keyword that travels with the call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from sketch_eval.cache import SketchCache
+from sketch_eval.errors import UsageError
+
+NAME = "sketch_eval"
+_KEYWORD = "sketch_cache"
+
+
+def sketch_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sketch_cache: SketchCache | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention through a `SketchCache`; transformers' own where the call brought none."""
+    if sketch_cache is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    assert scaling is not None
+    return sketch_cache.attend(module.layer_idx, query, key, value, scaling), None  # type: ignore[arg-type]
+
+
+AttentionInterface.register(NAME, sketch_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def enable(model: PreTrainedModel) -> None:
+    """Make a GPT-2 able to run with a `SketchCache`; without one it computes what it always did.
+
+    Raises:
+        UsageError: the model is no GPT-2, or a GPT-2 with cross-attention.
+    """
+    check(model.config)
+    if model.config._attn_implementation != NAME:
+        model.set_attn_implementation(NAME)
+        model.base_model.register_forward_pre_hook(_announce, with_kwargs=True)
+
+
+def check(config: Any) -> None:
+    """Raise a UsageError unless the config is of a model that `enable` takes."""
+    if config.model_type != "gpt2":
+        raise UsageError(
+            f"pretrained={config.name_or_path!r} is a {config.model_type} model; give a GPT-2 one, such as gpt2, "
+            "gpt2-medium, distilgpt2 or bundled"
+        )
+    if config.add_cross_attention:
+        raise UsageError(f"pretrained={config.name_or_path!r} has cross-attention; give a plain GPT-2 language model")
+
+
+def _announce(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+    """Before GPT-2's forward: tell the cache what tokens come, and send it along to the attention function."""
+    cache = kwargs.get("past_key_values", args[1] if len(args) > 1 else None)
+    if not isinstance(cache, SketchCache):
+        return None
+    tokens = kwargs.get("input_ids", args[0] if args else None)
+    if tokens is None:
+        raise UsageError("inputs_embeds: a sketch cache needs token ids; pass input_ids")
+    mask = kwargs.get("attention_mask")
+    valid = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask[:, -tokens.shape[1] :].bool()
+    cache.expect(tokens, valid)
+    return args, kwargs | {_KEYWORD: cache}
+
+

@@ -1,0 +1,128 @@
+"""The bounded cache as transformers knows caches: what `generate` and a forward pass are given (DESIGN §5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Cache, PretrainedConfig
+from transformers.cache_utils import CacheLayerMixin
+
+from sketch_eval.config import CacheConfig
+from sketch_eval.execution import Execution, advance
+from sketch_eval.state import LayerState, Trace
+
+
+class SketchLayer(CacheLayerMixin):
+    """One layer's store. `update` only passes the new tokens on; `attend` is where they meet the store.
+
+    Args:
+        cell: the cell.
+        index: which layer it is.
+        execution: see `sketch_eval.execution.advance`.
+    """
+
+    def __init__(self, cell: CacheConfig, index: int, execution: Execution) -> None:
+        super().__init__()
+        self.cell, self.index, self.execution = cell, index, execution
+        self.state: LayerState | None = None
+        self.tokens_seen = 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.state = LayerState(self.cell, self.index, key_states)
+        self.keys, self.values = self.state.keys, self.state.values
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the new keys and values as they are: the attention function has the queries, so it stores them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.tokens_seen += key_states.shape[-2]
+        return key_states, value_states
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        tokens: torch.Tensor,
+        valid: torch.Tensor,
+        scaling: float,
+    ) -> tuple[torch.Tensor, Trace]:
+        """Store new tokens, evict, and attend from each; see `sketch_eval.execution.stepwise.advance`."""
+        assert self.state is not None
+        return advance(self.execution, self.state, q, k, v, tokens, valid, scaling)
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, padding included: transformers derives positions from it."""
+        return self.tokens_seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """As for all the tokens seen: the store masks its own pairs by position."""
+        return self.tokens_seen + query_length, 0
+
+    def get_max_length(self) -> int:
+        """No maximum: the cache holds at most C pairs of a text of any length."""
+        return -1
+
+    def reset(self) -> None:
+        self.state, self.keys, self.values, self.tokens_seen, self.is_initialized = None, None, None, 0, False
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self._select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.state is not None:
+            self._select(torch.arange(len(self.state.seen), device=self.device).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self._select(indices)
+
+    def _select(self, rows: torch.Tensor) -> None:
+        if self.state is not None:
+            self.state.select(rows.to(self.device))
+            self.keys, self.values = self.state.keys, self.state.values
+
+
+class SketchCache(Cache):
+    """A cache of at most `cell.max_cache_size` pairs a layer after each token, and one more while it attends.
+
+    For `model(..., past_key_values=cache)` and `model.generate(..., past_key_values=cache)` with a GPT-2 on which
+    `sketch_eval.attention.enable` was called. One cache serves one batch of sequences, from their beginning.
+
+    Args:
+        config: the model's config.
+        cell: the cell.
+        execution: see `sketch_eval.execution.advance`.
+
+    Attributes:
+        traces: for each layer a list with a `Trace` a call, on the columns of the input, padding included.
+    """
+
+    def __init__(self, config: PretrainedConfig, cell: CacheConfig, execution: Execution = "auto") -> None:
+        count = config.num_hidden_layers
+        super().__init__(layers=[SketchLayer(cell, index, execution) for index in range(count)])
+        self.traces: list[list[Trace]] = [[] for _ in range(count)]
+        self._tokens = self._valid = torch.empty(0)
+
+    def expect(self, tokens: torch.Tensor, valid: torch.Tensor) -> None:
+        """Announce the tokens of the forward pass that begins.
+
+        Args:
+            tokens: ids, int64 `[batch, tokens]`.
+            valid: bool `[batch, tokens]`, False for padding.
+        """
+        self._tokens, self._valid = tokens, valid
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Output `[batch, tokens, heads, head_dim]` of one layer's attention; the arguments are as in `SketchLayer`."""
+        output, trace = self.layers[layer].attend(q, k, v, self._tokens, self._valid, scaling)
+        self.traces[layer].append(trace)
+        return output
+
+    def reset(self) -> None:
+        super().reset()
+        self.traces = [[] for _ in self.layers]

@@ -1,0 +1,152 @@
+"""The cell: every choice that decides what a bounded cache keeps (DESIGN §1, §2, §4)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sketch_eval.errors import UsageError
+
+Strategy = Literal["topk", "aggregate"]
+Importance = Literal["count_min", "count_sketch", "race", "exact", "last", "recency", "random", "knorm"]
+Item = Literal["position", "token", "key"]
+
+Share = int | float
+"""A number of tokens where it is an int, a fraction of the budget where it is a float below 1."""
+
+
+class CacheConfig(BaseModel):
+    """One cell of the benchmark. Immutable; `CacheConfig.parse` reports bad input in one line.
+
+    Attributes:
+        max_cache_size: pairs a layer holds after each token (`C`); None is the model's own full cache.
+        width: columns of the sketch.
+        depth: rows of the sketch, each with its own hash.
+        strategy: what becomes of a victim: `topk` drops it, `aggregate` folds it into its nearest neighbour.
+        topk: pairs a query sees, with strategy `topk`; None, or anything from `max_cache_size` up, is all.
+        importance: what ranks the pairs (DESIGN §4).
+        item: what a sketch hashes for a pair (DESIGN §1). `race` hashes key vectors whatever it says.
+        sinks: the first positions, never evicted.
+        recent: the newest tokens, never evicted, the newest included.
+        normalize: `age` divides an estimate by the number of queries that its pair has met.
+        decay: factor on all accumulated mass at each token, in (0, 1].
+        conservative: conservative update (Estan and Varghese, 2002), Count-Min only.
+        seed: seed of every hash.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_cache_size: int | None = Field(default=128, ge=1)
+    width: int = Field(default=512, ge=1, lt=2**31)
+    depth: int = Field(default=4, ge=1, le=64)
+    strategy: Strategy = "topk"
+    topk: int | None = Field(default=None, ge=1)
+    importance: Importance = "count_min"
+    item: Item = "position"
+    sinks: Share = Field(default=4, ge=0)
+    recent: Share = Field(default=0.5, ge=0)
+    normalize: Literal["none", "age"] = "none"
+    decay: float = Field(default=0.95, gt=0, le=1)
+    conservative: bool = False
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @field_validator("max_cache_size", "topk", mode="before")
+    @classmethod
+    def _read_none(cls, value: Any) -> Any:
+        """lm-eval's command line hands over `None` as a string."""
+        return None if isinstance(value, str) and value.lower() in ("none", "null", "full") else value
+
+    @field_validator("sinks", "recent")
+    @classmethod
+    def _is_share(cls, value: Share) -> Share:
+        if isinstance(value, float) and value >= 1:
+            if value != int(value):
+                raise ValueError("should be a whole number of tokens, or a fraction below 1 of the budget")
+            return int(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CacheConfig:
+        if self.topk is not None and self.strategy == "aggregate":
+            raise ValueError(f"topk={self.topk} goes with strategy=topk; leave topk out with strategy=aggregate")
+        if self.topk is not None and self.max_cache_size is None:
+            raise ValueError(f"topk={self.topk} needs a bounded cache; give a max_cache_size or leave topk out")
+        if self.conservative and self.importance != "count_min":
+            raise ValueError(f"conservative=True is a Count-Min update; leave it out with importance={self.importance}")
+        if self.max_cache_size is not None:
+            sinks, recent = self.protected(self.max_cache_size)
+            if sinks + recent > self.max_cache_size:
+                raise ValueError(
+                    f"sinks={self.sinks} and recent={self.recent} protect {sinks + recent} pairs, more than "
+                    f"max_cache_size={self.max_cache_size}; lower them or raise max_cache_size"
+                )
+        return self
+
+    @classmethod
+    def parse(cls, **arguments: Any) -> CacheConfig:
+        """The validated cell of the given arguments.
+
+        Raises:
+            UsageError: one line for each bad argument, naming it, its value and what would do.
+        """
+        try:
+            return cls(**arguments)
+        except ValidationError as error:
+            raise UsageError("; ".join(_explain(e) for e in error.errors())) from None
+
+    def protected(self, budget: int) -> tuple[int, int]:
+        """Numbers of sink and of recent tokens that are protected within a budget of pairs (C, or topk)."""
+        sinks, recent = (int(s * budget) if isinstance(s, float) else s for s in (self.sinks, self.recent))
+        return sinks, recent
+
+    @property
+    def visible(self) -> int | None:
+        """Pairs a query sees at most; None where every stored pair is seen.
+
+        DESIGN §7 calls topk ≥ cap the same computation as no topk at all, so it is None from the cap up.
+        """
+        if self.topk is None or self.max_cache_size is None or self.topk >= self.max_cache_size:
+            return None
+        return self.topk
+
+    @property
+    def counted(self) -> bool:
+        """Whether pairs carry a folded count n."""
+        return self.strategy == "aggregate"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean ...?)` for a name that nearly is a known one, else the empty string."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def _explain(error: Any) -> str:
+    """One line for one of pydantic's errors."""
+    if error["type"] == "value_error" and not error["loc"]:
+        return str(error["ctx"]["error"])
+    name = str(error["loc"][0])
+    if error["type"] == "extra_forbidden":
+        return f"{name}={error['input']!r} is not an argument{nearest(name, CacheConfig.model_fields)}"
+    wanted = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    hint = ""
+    if error["type"] == "literal_error":
+        choices = get_args(CacheConfig.model_fields[name].annotation)
+        hint = nearest(str(error["input"]), choices)
+    return f"{name}={error['input']!r}: {wanted}{hint}"
+
+
+CONTROLS: dict[str, dict[str, Any]] = {
+    "full": {"max_cache_size": None},
+    "window": {"importance": "recency", "sinks": 0},
+    "streaming": {"importance": "recency", "sinks": 4},
+    "random": {"importance": "random"},
+    "tova": {"importance": "last"},
+    "knorm": {"importance": "knorm"},
+    "h2o": {"importance": "exact", "decay": 1.0},
+    "exact": {"importance": "exact"},
+}
+"""The control ladder of DESIGN §4: what each control changes in a cell."""

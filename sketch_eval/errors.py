@@ -1,0 +1,24 @@
+"""One-line errors for the people who type the commands."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+
+class UsageError(ValueError):
+    """Bad input: the message names the argument, the value given and what would do.
+
+    Where nothing catches it, the interpreter prints the message alone, without a traceback, and exits with status 1.
+    """
+
+
+def _one_line_excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, UsageError):
+        print(f"sketch_eval: error: {error}", file=sys.stderr)
+    else:
+        _previous_excepthook(kind, error, trace)
+
+
+_previous_excepthook = sys.excepthook
+sys.excepthook = _one_line_excepthook

@@ -1,0 +1,205 @@
+"""The oracle: one step of the cache, token by token, written to be read beside DESIGN §2. Slow, and the standard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sketch_eval.config import CacheConfig
+from sketch_eval.hashing import sign_hash, uniform
+from sketch_eval.sketches import CountMinSketch, CountSketch, RaceSketch, Sketch
+from sketch_eval.state import LayerState, Trace
+
+
+@dataclass(eq=False)
+class Pair:
+    """A stored pair: key and value `[heads, head_dim]`, position, item, folded count and a score of its own."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+    position: int
+    item: torch.Tensor
+    n: float = 1.0
+    score: float = 0.0
+
+
+@dataclass
+class Step:
+    """What one token decided.
+
+    Attributes:
+        victim: position that left, or -1.
+        survivor: position that it was folded into, or -1.
+        hidden: stored pairs that the query did not see.
+        margin: by how much the victim was chosen before the next candidate, relative to their size; a decision
+            within float32's rounding may fall otherwise elsewhere. Infinite where there was no choice.
+    """
+
+    victim: int = -1
+    survivor: int = -1
+    hidden: int = 0
+    margin: float = float("inf")
+
+
+class Oracle:
+    """One layer's cache for one sequence.
+
+    Args:
+        cell: the cell.
+        layer: index of the layer, which seeds the hashes.
+    """
+
+    def __init__(self, cell: CacheConfig, layer: int) -> None:
+        assert cell.max_cache_size is not None
+        self.cell, self.layer, self.cap = cell, layer, cell.max_cache_size
+        self.pairs: list[Pair] = []
+        self.t = -1
+        self.sketch = self._make_sketch()
+
+    def step(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, token: int, scaling: float
+    ) -> tuple[torch.Tensor, Step]:
+        """Output `[heads, head_dim]` of one token with query, key and value `[heads, head_dim]`."""
+        cell, decided = self.cell, Step()
+
+        # 1. Append.
+        self.t += 1
+        self.pairs.append(Pair(k.float(), v.float(), self.t, self._item(token, k)))
+
+        # 2. Rank and attend.
+        visible = self._visible()
+        decided.hidden = len(self.pairs) - len(visible)
+        keys = torch.stack([pair.key for pair in visible], dim=1)
+        values = torch.stack([pair.value for pair in visible], dim=1)
+        logn = torch.tensor([pair.n for pair in visible]).log()
+        weights = torch.softmax(torch.einsum("hd,hsd->hs", q.float(), keys) * scaling + logn, dim=-1)
+        output = torch.einsum("hs,hsd->hd", weights, values)
+
+        # 3. Account.
+        mass = weights.mean(dim=0)
+        if self.sketch is not None:
+            self.sketch.scale(cell.decay)
+            self.sketch.update(torch.stack([pair.item for pair in visible])[None], mass[None])
+        for pair in self.pairs:
+            if cell.importance == "exact":
+                pair.score *= cell.decay
+            elif cell.importance == "last":
+                pair.score = 0.0
+        for pair, weight in zip(visible, mass.tolist(), strict=True):
+            pair.score += weight
+
+        # 4. Bound.
+        if len(self.pairs) > self.cap:
+            candidates = self._unprotected()
+            victim = min(candidates, key=lambda pair: (self._importance(pair), pair.position))
+            decided.margin = self._margin(victim, candidates)
+            self.pairs.remove(victim)
+            candidates.remove(victim)
+            decided.victim = victim.position
+            if cell.strategy == "aggregate" and candidates:
+                decided.survivor = self._fold(victim, candidates)
+        return output, decided
+
+    def _visible(self) -> list[Pair]:
+        k = self.cell.visible
+        if k is None or k >= len(self.pairs):
+            return self.pairs
+        sinks, recent = self.cell.protected(k)
+        newest_first = self.pairs[::-1]
+
+        def rank(pair: Pair) -> tuple[float, float, float]:
+            protected = pair.position < sinks or pair.position > self.t - recent
+            if pair.position == self.t:
+                return 0, 0, 0
+            if protected:
+                return 1, -pair.position, 0
+            return 2, -self._importance(pair), pair.position
+
+        return sorted(newest_first, key=rank)[:k]
+
+    def _unprotected(self) -> list[Pair]:
+        sinks, recent = self.cell.protected(self.cap)
+        return [pair for pair in self.pairs if sinks <= pair.position <= self.t - recent]
+
+    def _importance(self, pair: Pair) -> float:
+        estimate = self._estimate(pair)
+        return estimate / (self.t - pair.position + 1) if self.cell.normalize == "age" else estimate
+
+    def _estimate(self, pair: Pair) -> float:
+        match self.cell.importance:
+            case "exact" | "last":
+                return pair.score
+            case "recency":
+                return float(pair.position)
+            case "random":
+                return uniform(torch.tensor(pair.position), self.cell.seed, self.layer).item()
+            case "knorm":
+                return -pair.key.norm().item()
+        assert self.sketch is not None
+        return self.sketch.estimate(pair.item[None, None]).item()
+
+    def _fold(self, victim: Pair, candidates: list[Pair]) -> int:
+        def cosine(pair: Pair) -> float:
+            norms = pair.key.norm() * victim.key.norm()
+            return ((pair.key * victim.key).sum() / norms.clamp(min=1e-12)).item()
+
+        survivor = min(candidates, key=lambda pair: (-cosine(pair), pair.position))
+        estimate = self._estimate(victim)
+        n = survivor.n + victim.n
+        survivor.key = (survivor.key * survivor.n + victim.key * victim.n) / n
+        survivor.value = (survivor.value * survivor.n + victim.value * victim.n) / n
+        survivor.n = n
+        survivor.score += victim.score
+        if self.sketch is not None:
+            self.sketch.update(survivor.item[None, None], torch.tensor([[estimate]]))
+        return survivor.position
+
+    def _margin(self, victim: Pair, candidates: list[Pair]) -> float:
+        least = self._importance(victim)
+        others = [self._importance(pair) for pair in candidates if pair is not victim]
+        gaps = [(other - least) / max(abs(other), abs(least), 1e-30) for other in others]
+        # An exact tie is no near one: it goes to the oldest everywhere.
+        return min((gap for gap in gaps if gap > 0), default=float("inf"))
+
+    def _item(self, token: int, key: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.sketch, RaceSketch):
+            return self.sketch.encode(key.float().flatten())
+        if self.cell.item == "key":
+            return sign_hash(key.numel(), 16, 1, self.cell.seed, self.layer)(key.float().flatten())[0]
+        return torch.tensor(token if self.cell.item == "token" else self.t)
+
+    def _make_sketch(self) -> Sketch | None:
+        width, depth, seed = self.cell.width, self.cell.depth, self.cell.seed
+        match self.cell.importance:
+            case "count_min":
+                conservative = self.cell.conservative
+                return CountMinSketch(width, depth, conservative=conservative, seed=seed, stream=self.layer)
+            case "count_sketch":
+                return CountSketch(width, depth, seed=seed, stream=self.layer)
+            case "race":
+                return RaceSketch(width, depth, seed=seed, stream=self.layer)
+        return None
+
+
+def advance(
+    state: LayerState,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    tokens: torch.Tensor,
+    valid: torch.Tensor,
+    scaling: float,
+) -> tuple[torch.Tensor, Trace]:
+    """The oracle's counterpart of `stepwise.advance`, from an empty store on and in one call: it keeps no state."""
+    assert not state.seen.any(), "the oracle runs whole sequences only"
+    batch, heads, length, head_dim = q.shape
+    output = v.new_zeros(batch, length, heads, head_dim)
+    trace = Trace.empty(batch, length)
+    for b in range(batch):
+        sequence = Oracle(state.cell, state.layer)
+        for i in valid[b].nonzero().flatten().tolist():
+            out, step = sequence.step(q[b, :, i], k[b, :, i], v[b, :, i], int(tokens[b, i]), scaling)
+            output[b, i] = out.to(v.dtype)
+            trace.victims[b, i], trace.survivors[b, i], trace.hidden[b, i] = step.victim, step.survivor, step.hidden
+    return output, trace
