@@ -1,1 +1,7 @@
-"""sketch_eval."""
+"""What a language model loses when its KV cache is held to a bound by a sketch, measured in lm-eval."""
+
+from sketch_eval.errors import UsageError
+
+__version__ = "0.1.0"
+
+__all__ = ["UsageError", "__version__"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from transformers import Cache, PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
 from sketch_eval.config import CacheConfig
+from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance
 from sketch_eval.state import LayerState, Trace
 
@@ -96,16 +99,22 @@ class SketchCache(Cache):
     Args:
         config: the model's config.
         cell: the cell.
+        traced: whether to keep what was decided, which grows with the text and decides nothing itself.
         execution: see `sketch_eval.execution.advance`.
 
-    Attributes:
-        traces: for each layer a list with a `Trace` a call, on the columns of the input, padding included.
+    Raises:
+        UsageError: the cell has no bound: a full cache is transformers' `DynamicCache`.
     """
 
-    def __init__(self, config: PretrainedConfig, cell: CacheConfig, execution: Execution = "auto") -> None:
+    def __init__(
+        self, config: PretrainedConfig, cell: CacheConfig, *, traced: bool = False, execution: Execution = "auto"
+    ) -> None:
+        if cell.max_cache_size is None:
+            raise UsageError("max_cache_size=None: a sketch cache needs a bound; use transformers' DynamicCache")
         count = config.num_hidden_layers
         super().__init__(layers=[SketchLayer(cell, index, execution) for index in range(count)])
-        self.traces: list[list[Trace]] = [[] for _ in range(count)]
+        self.traced = traced
+        self._traces: list[list[Trace]] = [[] for _ in range(count)]
         self._tokens = self._valid = torch.empty(0)
 
     def expect(self, tokens: torch.Tensor, valid: torch.Tensor) -> None:
@@ -119,10 +128,31 @@ class SketchCache(Cache):
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         """Output `[batch, tokens, heads, head_dim]` of one layer's attention; the arguments are as in `SketchLayer`."""
-        output, trace = self.layers[layer].attend(q, k, v, self._tokens, self._valid, scaling)
-        self.traces[layer].append(trace)
+        tokens, valid = self._tokens.to(q.device), self._valid.to(q.device)  # Layers may be on several devices.
+        output, trace = self.layers[layer].attend(q, k, v, tokens, valid, scaling)
+        if self.traced:
+            self._traces[layer].append(trace)
         return output
+
+    def trace(self, layer: int) -> Trace:
+        """What a layer decided at each token so far, on the columns of the input, padding included.
+
+        Raises:
+            UsageError: the cache is not `traced`.
+        """
+        if not self.traced:
+            raise UsageError("traced=False: make the cache with traced=True to see what it decides")
+        calls = self._traces[layer]
+        return Trace(*(torch.cat([getattr(call, field.name) for call in calls], 1) for field in fields(Trace)))
+
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of all the tensors that the cache owns, by name, summed over the layers (DESIGN §6)."""
+        total: Counter[str] = Counter()
+        for layer in self.layers:
+            if layer.state is not None:
+                total.update({name: tensor.nbytes for name, tensor in layer.state.tensors().items()})
+        return dict(total)
 
     def reset(self) -> None:
         super().reset()
-        self.traces = [[] for _ in self.layers]
+        self._traces = [[] for _ in self.layers]

@@ -1,0 +1,69 @@
+"""What was evicted, by request and task: whether a bound was bound at all (DESIGN §1, `binding`)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+
+from sketch_eval.cache import SketchCache
+
+
+@dataclass
+class Count:
+    """Sums over layers, and over requests.
+
+    Attributes:
+        requests: distinct requests that the model ran.
+        binding_requests: those for which a pair was evicted or hidden from a query.
+        evictions: pairs that left a store.
+        folds: those of them that were folded into another pair.
+        hidden: stored pairs that a query did not see, summed over queries.
+    """
+
+    requests: int = 0
+    binding_requests: int = 0
+    evictions: int = 0
+    folds: int = 0
+    hidden: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(*(mine + its for mine, its in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+
+    def as_request(self) -> Count:
+        """The count of one request out of what its passes counted."""
+        return Count(1, int(self.evictions > 0 or self.hidden > 0), self.evictions, self.folds, self.hidden)
+
+
+def passed(cache: SketchCache | None, row: int, columns: int | None) -> Count:
+    """What one row of a traced cache counted over its first columns of input; nothing where no cache bounds it."""
+    total = Count()
+    if cache is None:
+        return total
+    for layer in range(len(cache.layers)):
+        trace = cache.trace(layer)
+        victims, survivors, hidden = (t[row, :columns] for t in (trace.victims, trace.survivors, trace.hidden))
+        total.evictions += int((victims >= 0).sum())
+        total.folds += int((survivors >= 0).sum())
+        total.hidden += int(hidden.sum())
+    return total
+
+
+class Counts:
+    """Counts by task."""
+
+    def __init__(self) -> None:
+        self.tasks: defaultdict[str, Count] = defaultdict(Count)
+
+    def add(self, task: str, request: Count) -> None:
+        """Count a request for a task."""
+        self.tasks[task] += request
+
+    def merge(self, other: Counts) -> None:
+        """Add another process's counts."""
+        for task, count in other.tasks.items():
+            self.tasks[task] += count
+
+    def as_dict(self) -> dict[str, object]:
+        """The totals, and the same for each task under `tasks`."""
+        total = sum(self.tasks.values(), Count())
+        return asdict(total) | {"tasks": {task: asdict(count) for task, count in self.tasks.items()}}

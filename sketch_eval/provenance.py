@@ -1,0 +1,61 @@
+"""What identifies a run: versions, commit, fingerprints; and what it took of a device's memory."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+
+@lru_cache(maxsize=8)
+def fingerprint(model: PreTrainedModel) -> str:
+    """SHA-256 of a model's weights, by name, dtype and value, and of the settings that its pass depends on."""
+    digest = hashlib.sha256()
+    config = model.config.to_dict()
+    settings = ("activation_function", "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx")
+    digest.update(repr([(name, config.get(name)) for name in settings]).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 of a tokenizer's whole definition, or of its vocabulary where it is no fast one."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    definition = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(definition.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what decides its numbers."""
+    found = {}
+    for package in ("sketch-eval", "lm-eval", "torch", "transformers", "tokenizers", "datasets", "numba"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """Commit of the checkout that this package runs from, with `-dirty` where it was changed; None outside one."""
+    folder = Path(__file__).parents[1]
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def peak_device_memory(device: torch.device) -> int | None:
+    """Most bytes that torch held on a CUDA device since the process began; None on a CPU, where it does not say."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
