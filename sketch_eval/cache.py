@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -142,8 +141,7 @@ class SketchCache(Cache):
         """
         if not self.traced:
             raise UsageError("traced=False: make the cache with traced=True to see what it decides")
-        calls = self._traces[layer]
-        return Trace(*(torch.cat([getattr(call, field.name) for call in calls], 1) for field in fields(Trace)))
+        return Trace.join(self._traces[layer])
 
     def nbytes(self) -> dict[str, int]:
         """Bytes of all the tensors that the cache owns, by name, summed over the layers (DESIGN §6)."""

@@ -80,11 +80,20 @@ class Trace:
         victims: position of the pair that left, or -1.
         survivors: position of the pair that it was folded into, or -1.
         hidden: number of stored pairs that the token's query did not see.
+        margins: float32, how clearly the oracle decided (`oracle.Step`); None from the other executions.
     """
 
     victims: torch.Tensor
     survivors: torch.Tensor
     hidden: torch.Tensor
+    margins: torch.Tensor | None = None
+
+    @classmethod
+    def join(cls, traces: list[Trace]) -> Trace:
+        """The trace of several calls, one after the other."""
+        columns = zip(*((trace.victims, trace.survivors, trace.hidden) for trace in traces), strict=True)
+        margins = [trace.margins for trace in traces if trace.margins is not None]
+        return cls(*(torch.cat(column, 1) for column in columns), torch.cat(margins, 1) if margins else None)
 
     @classmethod
     def empty(cls, batch: int, tokens: int, device: torch.device | str | None = None) -> Trace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -32,14 +33,20 @@ class Step:
         victim: position that left, or -1.
         survivor: position that it was folded into, or -1.
         hidden: stored pairs that the query did not see.
-        margin: by how much the victim was chosen before the next candidate, relative to their size; a decision
-            within float32's rounding may fall otherwise elsewhere. Infinite where there was no choice.
+        margin: how clearly it was decided: the smallest gap, relative to their size, between what was chosen and
+            the next best. Within float32's rounding another execution may rightly choose otherwise. Infinite where
+            there was no choice, or an exact tie, which goes to the oldest everywhere.
     """
 
     victim: int = -1
     survivor: int = -1
     hidden: int = 0
     margin: float = float("inf")
+
+    def look_at(self, chosen: float, others: Iterable[float]) -> None:
+        """Narrow the margin to the gap between the number that was chosen and the others."""
+        gaps = [abs(other - chosen) / max(abs(other), abs(chosen)) for other in others if other != chosen]
+        self.margin = min([self.margin, *gaps])
 
 
 class Oracle:
@@ -68,7 +75,7 @@ class Oracle:
         self.pairs.append(Pair(k.float(), v.float(), self.t, self._item(token, k)))
 
         # 2. Rank and attend.
-        visible = self._visible()
+        visible = self._visible(decided)
         decided.hidden = len(self.pairs) - len(visible)
         keys = torch.stack([pair.key for pair in visible], dim=1)
         values = torch.stack([pair.value for pair in visible], dim=1)
@@ -92,31 +99,31 @@ class Oracle:
         # 4. Bound.
         if len(self.pairs) > self.cap:
             candidates = self._unprotected()
-            victim = min(candidates, key=lambda pair: (self._importance(pair), pair.position))
-            decided.margin = self._margin(victim, candidates)
+            importance = {pair.position: self._importance(pair) for pair in candidates}
+            victim = min(candidates, key=lambda pair: (importance[pair.position], pair.position))
+            decided.look_at(importance[victim.position], importance.values())
             self.pairs.remove(victim)
             candidates.remove(victim)
             decided.victim = victim.position
             if cell.strategy == "aggregate" and candidates:
-                decided.survivor = self._fold(victim, candidates)
+                decided.survivor = self._fold(victim, candidates, decided)
         return output, decided
 
-    def _visible(self) -> list[Pair]:
+    def _visible(self, decided: Step) -> list[Pair]:
         k = self.cell.visible
         if k is None or k >= len(self.pairs):
             return self.pairs
         sinks, recent = self.cell.protected(k)
         newest_first = self.pairs[::-1]
-
-        def rank(pair: Pair) -> tuple[float, float, float]:
-            protected = pair.position < sinks or pair.position > self.t - recent
-            if pair.position == self.t:
-                return 0, 0, 0
-            if protected:
-                return 1, -pair.position, 0
-            return 2, -self._importance(pair), pair.position
-
-        return sorted(newest_first, key=rank)[:k]
+        first = [p for p in newest_first if p.position == self.t]
+        first += [p for p in newest_first if p not in first and (p.position < sinks or p.position > self.t - recent)]
+        importance = {pair.position: self._importance(pair) for pair in self.pairs if pair not in first}
+        others = [pair for pair in self.pairs if pair not in first]
+        others.sort(key=lambda pair: (-importance[pair.position], pair.position))
+        last_in, hidden = others[: max(k - len(first), 0)][-1:], others[max(k - len(first), 0) :]
+        if last_in:
+            decided.look_at(importance[last_in[0].position], [importance[pair.position] for pair in hidden])
+        return (first + others)[:k]
 
     def _unprotected(self) -> list[Pair]:
         sinks, recent = self.cell.protected(self.cap)
@@ -139,12 +146,13 @@ class Oracle:
         assert self.sketch is not None
         return self.sketch.estimate(pair.item[None, None]).item()
 
-    def _fold(self, victim: Pair, candidates: list[Pair]) -> int:
-        def cosine(pair: Pair) -> float:
-            norms = pair.key.norm() * victim.key.norm()
-            return ((pair.key * victim.key).sum() / norms.clamp(min=1e-12)).item()
-
-        survivor = min(candidates, key=lambda pair: (-cosine(pair), pair.position))
+    def _fold(self, victim: Pair, candidates: list[Pair], decided: Step) -> int:
+        cosine = {}
+        for pair in candidates:
+            norms = (pair.key.norm() * victim.key.norm()).clamp(min=1e-12)
+            cosine[pair.position] = ((pair.key * victim.key).sum() / norms).item()
+        survivor = min(candidates, key=lambda pair: (-cosine[pair.position], pair.position))
+        decided.look_at(cosine[survivor.position], cosine.values())
         estimate = self._estimate(victim)
         n = survivor.n + victim.n
         survivor.key = (survivor.key * survivor.n + victim.key * victim.n) / n
@@ -154,13 +162,6 @@ class Oracle:
         if self.sketch is not None:
             self.sketch.update(survivor.item[None, None], torch.tensor([[estimate]]))
         return survivor.position
-
-    def _margin(self, victim: Pair, candidates: list[Pair]) -> float:
-        least = self._importance(victim)
-        others = [self._importance(pair) for pair in candidates if pair is not victim]
-        gaps = [(other - least) / max(abs(other), abs(least), 1e-30) for other in others]
-        # An exact tie is no near one: it goes to the oldest everywhere.
-        return min((gap for gap in gaps if gap > 0), default=float("inf"))
 
     def _item(self, token: int, key: torch.Tensor) -> torch.Tensor:
         if isinstance(self.sketch, RaceSketch):
@@ -196,10 +197,12 @@ def advance(
     batch, heads, length, head_dim = q.shape
     output = v.new_zeros(batch, length, heads, head_dim)
     trace = Trace.empty(batch, length)
+    trace.margins = torch.full((batch, length), float("inf"))
     for b in range(batch):
         sequence = Oracle(state.cell, state.layer)
         for i in valid[b].nonzero().flatten().tolist():
             out, step = sequence.step(q[b, :, i], k[b, :, i], v[b, :, i], int(tokens[b, i]), scaling)
             output[b, i] = out.to(v.dtype)
             trace.victims[b, i], trace.survivors[b, i], trace.hidden[b, i] = step.victim, step.survivor, step.hidden
+            trace.margins[b, i] = step.margin
     return output, trace

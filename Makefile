@@ -1,0 +1,41 @@
+# `make demo` and `make test` need Python 3.11 or newer, make and a package index; everything they install goes into .venv.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: install test test-slow demo train bench lint format
+
+install: $(STAMP)
+
+# The start-up files are copied into site-packages even by an editable install, hence their place among what it depends on.
+$(STAMP): pyproject.toml constraints.txt $(wildcard sketch_eval/startup/*.p*)
+	@test -x .venv/bin/pip || test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make install PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	@echo "installing the pinned environment into .venv (some minutes, once)"
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+test-slow: $(STAMP)
+	$(PY) -m pytest -m slow
+
+demo: $(STAMP)
+	$(PY) -m sketch_eval.demo
+
+train: $(STAMP)
+	$(PY) -m sketch_eval.train
+
+bench: $(STAMP)
+	$(PY) benchmarks/speed.py
+
+lint: $(STAMP)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: $(STAMP)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .

@@ -1,0 +1,127 @@
+"""DESIGN §5: decode == scan == oracle, in decisions and in logits."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_gpt2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2LMHeadModel
+
+from sketch_eval.cache import SketchCache
+from sketch_eval.config import CacheConfig
+from sketch_eval.execution import Execution
+
+HASHED = [("count_min", item) for item in ("position", "token", "key")]
+HASHED += [("count_sketch", item) for item in ("position", "token", "key")]
+SOURCES = [*HASHED, *((name, "position") for name in ("race", "exact", "last", "recency", "random", "knorm"))]
+FATES: list[dict[str, Any]] = [{}, {"topk": 6}, {"strategy": "aggregate"}]
+
+NEAR_TIE = 1e-5
+"""A choice that the oracle made by less than this, relatively, float32 may make otherwise; no more is compared."""
+
+
+def run(
+    model: GPT2LMHeadModel,
+    cell: CacheConfig,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    execution: Execution,
+    prefill: int | None = None,
+) -> tuple[torch.Tensor, SketchCache]:
+    """Logits and cache of a text, after `prefill` tokens one token at a time."""
+    cache = SketchCache(model.config, cell, traced=True, execution=execution)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    length = tokens.shape[1]
+    ends = [length] if prefill is None else [prefill, *range(prefill + 1, length + 1)]
+    logits = []
+    with torch.no_grad():
+        for start, end in itertools.pairwise([0, *ends]):
+            call = {"input_ids": tokens[:, start:end], "position_ids": positions[:, start:end]}
+            logits.append(model(**call, attention_mask=mask[:, :end], past_key_values=cache).logits)
+    return torch.cat(logits, 1), cache
+
+
+def assert_follows_oracle(
+    model: GPT2LMHeadModel, cell: CacheConfig, tokens: torch.Tensor, mask: torch.Tensor
+) -> tuple[int, int]:
+    """Compare every execution with the oracle; return tokens compared, and tokens there are."""
+    truth, oracle = run(model, cell, tokens, mask, "oracle")
+    layers = range(model.config.n_layer)
+    margins = torch.stack([oracle.trace(layer).margins for layer in layers]).amin(0)
+    compared = (margins >= NEAR_TIE).cumprod(1).bool() & mask.bool()
+    runs: list[tuple[Execution, int | None]] = [("compiled", None), ("stepwise", None), ("compiled", 9), ("stepwise", 9)]
+    for execution, prefill in runs:
+        logits, cache = run(model, cell, tokens, mask, execution, prefill)
+        for layer in layers:
+            for what in ("victims", "survivors", "hidden"):
+                expected, got = getattr(oracle.trace(layer), what), getattr(cache.trace(layer), what)
+                assert torch.equal(got[compared], expected[compared]), (execution, prefill, layer, what)
+        assert (logits - truth)[compared].abs().max() < 1e-4, (execution, prefill)
+    return int(compared.sum()), int(mask.sum())
+
+
+@pytest.mark.parametrize("fate", FATES, ids=str)
+@pytest.mark.parametrize(("importance", "item"), SOURCES)
+def test_decode_and_scan_decide_as_the_oracle(
+    model: GPT2LMHeadModel, importance: str, item: str, fate: dict[str, Any]
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, model.config.vocab_size, (2, 36), generator=generator)
+    mask = torch.ones_like(tokens)
+    mask[1, :5] = 0
+    cell = CacheConfig(max_cache_size=12, width=8, depth=3, sinks=1, importance=importance, item=item, **fate)
+    compared, there = assert_follows_oracle(model, cell, tokens, mask)
+    assert compared >= 0.9 * there
+
+
+@st.composite
+def cells(draw: st.DrawFn) -> CacheConfig:
+    """Any cell of a small cap."""
+    cap = draw(st.integers(1, 14))
+    sinks = draw(st.integers(0, cap))
+    importance, item = draw(st.sampled_from(SOURCES))
+    strategy = draw(st.sampled_from(["topk", "aggregate"]))
+    return CacheConfig(
+        max_cache_size=cap,
+        width=draw(st.sampled_from([1, 3, 8, 64])),
+        depth=draw(st.integers(1, 5)),
+        strategy=strategy,
+        topk=draw(st.none() | st.integers(1, cap)) if strategy == "topk" else None,
+        importance=importance,
+        item=item,
+        sinks=sinks,
+        recent=draw(st.integers(0, cap - sinks)),
+        normalize=draw(st.sampled_from(["none", "age"])),
+        decay=draw(st.sampled_from([1.0, 0.95, 0.5])),
+        conservative=importance == "count_min" and draw(st.booleans()),
+        seed=draw(st.integers(0, 2**40)),
+    )
+
+
+@settings(max_examples=60)
+@given(cell=cells(), seed=st.integers(0, 1000), lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3))
+def test_any_cell_of_any_model_follows_the_oracle_on_any_batch(
+    cell: CacheConfig, seed: int, lengths: list[int]
+) -> None:
+    model = tiny_gpt2(seed=seed % 5, layers=1 + seed % 3, heads=1 + seed % 4)
+    width = max(lengths) + seed % 2  # A column of padding everywhere, now and then.
+    mask = torch.stack([(torch.arange(width) >= width - length).long() for length in lengths])
+    # Few different tokens, so that the item `token` has repeats.
+    tokens = torch.randint(1, 9, mask.shape, generator=torch.Generator().manual_seed(seed))
+    assert_follows_oracle(model, cell, tokens, mask)
+
+
+def test_a_half_precision_model_keeps_its_bound_and_its_dtype(model: GPT2LMHeadModel) -> None:
+    half = tiny_gpt2(seed=0).bfloat16()
+    cell = CacheConfig(max_cache_size=12, sinks=1, strategy="aggregate")
+    tokens = torch.randint(1, 61, (2, 40), generator=torch.Generator().manual_seed(2))
+    logits, cache = run(half, cell, tokens, torch.ones_like(tokens), "compiled", prefill=20)
+    exact, _ = run(model, cell, tokens, torch.ones_like(tokens), "compiled", prefill=20)
+    assert logits.dtype == cache.layers[0].keys.dtype == torch.bfloat16
+    assert cache.layers[0].keys.shape[2] == 13
+    assert (logits.float() - exact)[:, :12].abs().max() < 0.3  # Before the first choice; bfloat16 has 8 bits.
