@@ -6,6 +6,7 @@ forward pre-hook on the model hands these over, as a keyword that travels with t
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -48,9 +49,13 @@ def enable(model: PreTrainedModel) -> None:
         UsageError: the model is no GPT-2, or a GPT-2 with cross-attention.
     """
     check(model.config)
-    if model.config._attn_implementation != NAME:
-        model.set_attn_implementation(NAME)
+    model.set_attn_implementation(NAME)
+    if model.base_model not in _enabled:
         model.base_model.register_forward_pre_hook(_announce, with_kwargs=True)
+        _enabled.add(model.base_model)
+
+
+_enabled: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 
 
 def check(config: Any) -> None:
@@ -69,6 +74,11 @@ def _announce(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     cache = kwargs.get("past_key_values", args[1] if len(args) > 1 else None)
     if not isinstance(cache, SketchCache):
         return None
+    if module.config._attn_implementation != NAME:
+        raise UsageError(
+            f"attn_implementation={module.config._attn_implementation!r} does not consult a sketch cache; call "
+            "sketch_eval.attention.enable(model) again"
+        )
     tokens = kwargs.get("input_ids", args[0] if args else None)
     if tokens is None:
         raise UsageError("inputs_embeds: a sketch cache needs token ids; pass input_ids")

@@ -115,6 +115,19 @@ class SketchCache(Cache):
         self.traced = traced
         self._traces: list[list[Trace]] = [[] for _ in range(count)]
         self._tokens = self._valid = torch.empty(0)
+        self._announced = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `SketchLayer.update`.
+
+        Raises:
+            UsageError: the model does not consult the cache.
+        """
+        if self.layers[layer_idx].tokens_seen + key_states.shape[-2] > self._announced:
+            raise UsageError("past_key_values: the model knows no sketch cache; call sketch_eval.attention.enable(model)")
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def expect(self, tokens: torch.Tensor, valid: torch.Tensor) -> None:
         """Announce the tokens of the forward pass that begins.
@@ -124,6 +137,7 @@ class SketchCache(Cache):
             valid: bool `[batch, tokens]`, False for padding.
         """
         self._tokens, self._valid = tokens, valid
+        self._announced += tokens.shape[1]
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         """Output `[batch, tokens, heads, head_dim]` of one layer's attention; the arguments are as in `SketchLayer`."""
@@ -154,3 +168,4 @@ class SketchCache(Cache):
     def reset(self) -> None:
         super().reset()
         self._traces = [[] for _ in self.layers]
+        self._announced = 0

@@ -65,9 +65,12 @@ class CountMinSketch(Sketch):
         self.table.scatter_reduce_(2, cells.transpose(1, 2), target.transpose(1, 2), "amax")
 
     def merge(self, other: Self) -> None:
-        if self.conservative or other.conservative:
+        if self.conservative:
             raise UsageError("conservative=True: conservative sketches are not linear; merge plain ones")
         super().merge(other)
+
+    def _identity(self) -> dict[str, object]:
+        return super()._identity() | {"conservative": self.conservative}
 
     def total(self) -> torch.Tensor:
         """Total weight N of each stream, float32 `[batch]`; a plain sketch's rows each add up to it.

@@ -1,0 +1,116 @@
+"""What a bounded cache costs in time: whole passes of a 124M-parameter GPT-2, side by side in one run.
+
+    python benchmarks/speed.py [--rounds 3] [--skip-decode] [--output benchmarks/speed.md]
+
+Scoring with the scan, against the untouched model's full-cache pass and against token-by-token decoding with the same
+bounded cache. Random weights, 8 x 1024 random tokens, float32, the CPU. Each scan is timed next to a full pass of its
+own round; the ratio is of the fastest ones. Decoding, which takes minutes, is timed once.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.progress import track
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from sketch_eval.attention import enable
+from sketch_eval.cache import SketchCache
+from sketch_eval.config import CacheConfig
+
+SEQUENCES, LENGTH = 8, 1024
+
+CELLS = {
+    f"cap {cap}, {name}": CacheConfig(max_cache_size=cap, **changes)
+    for cap in (64, 256)
+    for name, changes in {
+        "count_min topk=None (default)": {},
+        "count_min topk=32": {"topk": 32},
+        "count_min aggregate": {"strategy": "aggregate"},
+        "count_min conservative": {"conservative": True},
+        "exact": {"importance": "exact"},
+    }.items()
+}
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def score(model: GPT2LMHeadModel, tokens: torch.Tensor, cell: CacheConfig | None) -> None:
+    """One pass over all the tokens, with the full cache where there is no cell."""
+    model(tokens, past_key_values=None if cell is None else SketchCache(model.config, cell), use_cache=cell is not None)
+
+
+@torch.no_grad()
+def decode(model: GPT2LMHeadModel, tokens: torch.Tensor, cell: CacheConfig) -> None:
+    """The same scores, a token at a time."""
+    cache = SketchCache(model.config, cell)
+    for i in track(range(tokens.shape[1]), description=f"decoding, batch {len(tokens)}"):
+        model(tokens[:, i : i + 1], past_key_values=cache)
+
+
+def start_up() -> float:
+    """Seconds that a fresh process takes until the compiled loop has run once, beyond its imports."""
+    code = (
+        "import time, torch; from transformers import GPT2Config, GPT2LMHeadModel; import numba;"
+        "from sketch_eval.attention import enable; from sketch_eval.cache import SketchCache;"
+        "from sketch_eval.config import CacheConfig;"
+        "m = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1)); enable(m); t = time.time();"
+        "m(torch.zeros(1, 4, dtype=int), past_key_values=SketchCache(m.config, CacheConfig())); print(time.time() - t)"
+    )
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="times that each pass is timed")] = 3,
+    skip_decode: Annotated[bool, typer.Option(help="leave out the minutes of decoding")] = False,
+    output: Annotated[Path | None, typer.Option(help="also write the table to this file")] = None,
+) -> None:
+    """Print the table."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config()).eval()
+    tokens = torch.randint(0, model.config.vocab_size, (SEQUENCES, LENGTH))
+    enable(model)  # Without a cache the model is the untouched one; tests/test_cache.py holds it to that.
+    full: list[float] = []
+    scans: dict[str, list[float]] = {name: [] for name in CELLS}
+    score(model, tokens[:1], None)
+    score(model, tokens[:1], CacheConfig())
+    for _ in range(rounds):
+        for name, cell in CELLS.items():
+            full.append(seconds(lambda: score(model, tokens, None)))
+            scans[name].append(seconds(lambda cell=cell: score(model, tokens, cell)))  # type: ignore[misc]
+    rows = ["| pass | seconds | × full cache |", "| --- | ---: | ---: |", f"| full cache | {min(full):.2f} | 1.00 |"]
+    rows += [f"| scan, {name} | {min(t):.2f} | {min(t) / min(full):.2f} |" for name, t in scans.items()]
+    if not skip_decode:
+        name, cell = next(iter(CELLS.items()))
+        scan = min(scans[name])
+        together = seconds(lambda: decode(model, tokens, cell))
+        alone = seconds(lambda: [decode(model, row[None], cell) for row in tokens])
+        rows += ["", f"| {name} | seconds | × scan |", "| --- | ---: | ---: |", f"| scan | {scan:.2f} | 1.0 |"]
+        rows += [f"| decoding, batch {SEQUENCES} | {together:.1f} | {together / scan:.1f} |"]
+        rows += [f"| decoding, batch 1 | {alone:.1f} | {alone / scan:.1f} |"]
+    cores = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+    where = f"{platform.machine()}, {cores}, torch {torch.__version__}, spread of the full pass "
+    where += f"{min(full):.2f} to {max(full):.2f} s over {len(full)} runs"
+    rows = [f"{SEQUENCES} × {LENGTH} tokens, {where}.", "", *rows, ""]
+    rows += [f"First use of the compiled loop in a second process: {start_up():.2f} s."]
+    print("\n".join(rows))
+    if output is not None:
+        output.write_text("\n".join(["# Speed", "", *rows]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

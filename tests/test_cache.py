@@ -1,0 +1,222 @@
+"""What a bounded cache promises its users, on random models (DESIGN §2, §5, §6)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_gpt2
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from sketch_eval import UsageError
+from sketch_eval.attention import enable
+from sketch_eval.cache import SketchCache
+from sketch_eval.config import CONTROLS, CacheConfig
+from sketch_eval.ledger import ledger
+
+CELLS: dict[str, dict[str, Any]] = {
+    "count_min": {},
+    "hidden": {"topk": 7},
+    "aggregate": {"strategy": "aggregate"},
+    "race": {"importance": "race"},
+    "token": {"item": "token"},
+    **{name: changes for name, changes in CONTROLS.items() if name != "full"},
+}
+
+
+def cell_of(name: str, cap: int = 16) -> CacheConfig:
+    return CacheConfig(**{"max_cache_size": cap, "width": 64, **CELLS[name]})
+
+
+def text(seed: int, length: int) -> torch.Tensor:
+    return torch.randint(1, 61, (1, length), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def logits(model: GPT2LMHeadModel, tokens: torch.Tensor, cell: CacheConfig) -> torch.Tensor:
+    return model(tokens, past_key_values=SketchCache(model.config, cell)).logits
+
+
+def kept(model: GPT2LMHeadModel, tokens: torch.Tensor, cell: CacheConfig) -> list[int]:
+    """Positions that the first layer holds after a text."""
+    cache = SketchCache(model.config, cell)
+    with torch.no_grad():
+        model(tokens, past_key_values=cache)
+    positions = cache.layers[0].state.positions[0]
+    return sorted(positions[positions >= 0].tolist())
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cap_that_binds_nothing_is_the_untouched_model_and_one_that_binds_is_not(name: str) -> None:
+    torch.manual_seed(0)
+    untouched = GPT2LMHeadModel(tiny_gpt2(seed=0).config).eval()
+    tokens = text(1, 40)
+    with torch.no_grad():
+        truth = untouched(tokens).logits
+    enable(untouched)
+    changes = {"topk": 40} if name == "hidden" else {}
+    wide = cell_of(name, cap=40).model_copy(update=changes)
+    assert (logits(untouched, tokens, wide) - truth).abs().max() < 1e-4
+    difference = (logits(untouched, tokens, cell_of(name)) - truth).abs().amax(-1)[0]
+    first = 7 if name == "hidden" else 17
+    assert difference[:first].max() < 1e-4
+    assert difference[first:].max() > 1e-2
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_text_has_the_same_logits_alone_and_in_any_batch_in_any_order_after_any_other(
+    model: GPT2LMHeadModel, name: str
+) -> None:
+    cell = cell_of(name)
+    one, other, long = text(1, 40), text(2, 40), text(3, 40)
+    alone = logits(model, one, cell)
+    logits(model, other, cell)
+    assert torch.equal(logits(model, one, cell), alone)
+    for batch, row in ((torch.cat([one, other, long]), 0), (torch.cat([long, long, other, one]), 3)):
+        assert (logits(model, batch, cell)[row] - alone[0]).abs().max() < 1e-4
+
+
+def test_a_row_is_as_alone_whatever_its_padding(model: GPT2LMHeadModel) -> None:
+    short, long = text(1, 25), text(2, 40)
+    alone = logits(model, short, cell_of("count_min"))[0]
+    left = torch.cat([torch.nn.functional.pad(short, (15, 0)), long])
+    mask = torch.ones_like(left)
+    mask[0, :15] = 0
+    cache = SketchCache(model.config, cell_of("count_min"))
+    with torch.no_grad():
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        padded = model(left, attention_mask=mask, position_ids=positions, past_key_values=cache).logits
+    assert (padded[0, 15:] - alone).abs().max() < 1e-4
+    right = torch.cat([torch.nn.functional.pad(short, (0, 15)), long])
+    assert (logits(model, right, cell_of("count_min"))[0, :25] - alone).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_generate_runs_on_the_bounded_cache(model: GPT2LMHeadModel, name: str) -> None:
+    """Greedy tokens are the scan's own choices, and not the full cache's; a padded batch generates as its rows do."""
+    cell, prompts = cell_of(name), [text(4, 30), text(5, 21)]
+    options = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    outputs = []
+    for prompt in prompts:
+        output = model.generate(prompt, past_key_values=SketchCache(model.config, cell), **options)
+        choices = logits(model, output, cell).argmax(-1)[0]
+        assert torch.equal(choices[prompt.shape[1] - 1 : -1], output[0, prompt.shape[1] :])
+        outputs.append(output[0, prompt.shape[1] :])
+    assert not torch.equal(model.generate(prompts[0], **options)[0, 30:], outputs[0])
+    batch = torch.cat([prompts[0], torch.nn.functional.pad(prompts[1], (9, 0))])
+    mask = torch.ones_like(batch)
+    mask[1, :9] = 0
+    cache = SketchCache(model.config, cell)
+    together = model.generate(batch, attention_mask=mask, past_key_values=cache, **options)
+    assert torch.equal(together[:, 30:], torch.stack(outputs))
+
+
+def test_beam_search_carries_the_store_along(model: GPT2LMHeadModel) -> None:
+    options = {"max_new_tokens": 12, "num_beams": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    cell, prompt = cell_of("token"), text(6, 30)
+    cache = SketchCache(model.config, cell)
+    report = {"return_dict_in_generate": True, "output_scores": True, "length_penalty": 0.0}
+    output = model.generate(prompt, past_key_values=cache, **options, **report)
+    chosen = output.sequences
+    logprobs = logits(model, chosen, cell).log_softmax(-1)[0, 29:-1]
+    assert output.sequences_scores.item() == pytest.approx(
+        logprobs.gather(1, chosen[0, 30:, None]).sum().item(), abs=1e-3
+    )
+
+
+def test_the_naive_setting_freezes_on_the_prompt_and_the_default_does_not(model: GPT2LMHeadModel) -> None:
+    """DESIGN §2: without sinks, recent tokens and decay, the store stays what it first was."""
+    tokens = text(7, 200)
+    naive = CacheConfig(max_cache_size=32, importance="exact", sinks=0, recent=0, decay=1.0)
+    default = CacheConfig(max_cache_size=32)
+    assert sum(position < 40 for position in kept(model, tokens, naive)) >= 28
+    assert sum(position < 40 for position in kept(model, tokens, default)) <= 8
+    assert set(range(184, 200)) <= set(kept(model, tokens, default))
+
+
+def test_a_window_holds_the_newest_and_streaming_the_sinks_as_well(model: GPT2LMHeadModel) -> None:
+    assert kept(model, text(8, 100), cell_of("window")) == list(range(84, 100))
+    assert kept(model, text(8, 100), cell_of("streaming")) == [0, 1, 2, 3, *range(88, 100)]
+
+
+def test_folding_pairs_with_equal_keys_loses_nothing() -> None:
+    """DESIGN §2, step 4: in `A B B B …`, read without positions, only equal pairs can be folded."""
+    model = tiny_gpt2(seed=3, layers=1)
+    tokens = torch.tensor([[5] + [8] * 59])
+    with torch.no_grad():
+        model.transformer.wpe.weight.zero_()
+        full = model(tokens).logits
+    folded = CacheConfig(max_cache_size=3, strategy="aggregate", sinks=1, recent=1)
+    dropped = folded.model_copy(update={"strategy": "topk"})
+    assert (logits(model, tokens, folded) - full).abs().max() < 1e-4
+    assert (logits(model, tokens, dropped) - full).abs().max() > 1e-2
+
+
+def test_an_infinitely_wide_count_min_decides_as_exact_counters(model: GPT2LMHeadModel) -> None:
+    tokens = text(10, 120)
+    wide = CacheConfig(max_cache_size=16, width=2**16, depth=4, seed=1)
+    narrow, exact = wide.model_copy(update={"width": 4}), wide.model_copy(update={"importance": "exact"})
+    assert torch.equal(logits(model, tokens, wide).argmax(-1), logits(model, tokens, exact).argmax(-1))
+    assert kept(model, tokens, wide) == kept(model, tokens, exact) != kept(model, tokens, narrow)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_after_a_thousand_tokens_the_cache_owns_what_the_ledger_says(name: str) -> None:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=61, n_layer=2, n_embd=16, n_head=2, n_positions=1024)).eval()
+    enable(model)
+    cell = cell_of(name, cap=64)
+    cache = SketchCache(model.config, cell)
+    output = model.generate(
+        text(11, 10), past_key_values=cache, min_new_tokens=1000, max_new_tokens=1000, pad_token_id=0
+    )
+    assert output.shape[1] == 1010
+    for layer in cache.layers:
+        assert layer.keys.shape == layer.values.shape == (1, 2, 65, 8)
+        assert layer.keys.untyped_storage().nbytes() == layer.keys.nbytes == 65 * 16 * 4
+        assert layer.values.untyped_storage().nbytes() == layer.values.nbytes
+        assert (layer.state.positions >= 0).sum() == 64
+    book = ledger(cell, model.config, torch.float32, 1024)
+    assert {tensor: b * 2 for tensor, b in book["layer_bytes"].items()} == cache.nbytes()
+    assert book["peak_bytes"] == sum(cache.nbytes().values())
+    pair = sum(b for tensor, b in cache.nbytes().items() if tensor not in ("sketch", "seen")) // 65
+    assert book["steady_bytes"] == book["peak_bytes"] - pair
+    assert book["kv_bytes"] + book["sketch_bytes"] + book["other_bytes"] == book["steady_bytes"]
+
+
+def test_the_ledger_of_gpt2_in_half_precision_is_the_designs() -> None:
+    """DESIGN §6: 36,864 bytes a token; 2.25 MiB at cap 64; a 128×2 sketch is 12 KiB, exact counters 3 KiB."""
+    sketched = ledger(CacheConfig(max_cache_size=64, width=128, depth=2), GPT2Config(), torch.float16, 1024)
+    assert sketched["kv_bytes"] == 64 * 36_864 == 2.25 * 2**20
+    assert sketched["sketch_bytes"] == 12 * 2**10
+    exact = ledger(CacheConfig(max_cache_size=64, importance="exact"), GPT2Config(), torch.float16, 1024)
+    assert exact["sketch_bytes"] == 3 * 2**10
+    full = ledger(CacheConfig(max_cache_size=None), GPT2Config(), torch.float16, 1024)
+    assert full["steady_bytes"] == full["full_bytes"] == 1024 * 36_864
+
+
+def test_a_model_that_would_not_consult_the_cache_is_refused(model: GPT2LMHeadModel) -> None:
+    """Never the full cache's scores under a bounded cache's name, and never attention to the newest token alone."""
+    tokens, cell = text(12, 5), cell_of("count_min")
+    unprepared = GPT2LMHeadModel(copy.deepcopy(model.config))  # Its config says what the other model was made to use.
+    with pytest.raises(UsageError, match="enable"):
+        logits(unprepared, tokens, cell)
+    enable(unprepared)
+    assert logits(unprepared, tokens, cell).shape == (1, 5, 61)
+    unprepared.set_attn_implementation("sdpa")
+    with pytest.raises(UsageError, match="sdpa"):
+        logits(unprepared, tokens, cell)
+
+
+def test_another_model_and_a_cell_without_a_bound_are_refused(model: GPT2LMHeadModel) -> None:
+    other = GPTNeoXForCausalLM(
+        GPTNeoXConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    )
+    with pytest.raises(UsageError, match="gpt_neox model; give a GPT-2 one"):
+        enable(other)
+    with pytest.raises(UsageError, match="max_cache_size=None"):
+        SketchCache(model.config, CacheConfig(max_cache_size=None))
+    with pytest.raises(UsageError, match="inputs_embeds"):
+        model(inputs_embeds=torch.zeros(1, 2, 48), past_key_values=SketchCache(model.config, cell_of("count_min")))
