@@ -1,0 +1,211 @@
+"""`sketch_gpt2` as lm-eval calls it: answers, isolation, counts, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub import write_model
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
+from lm_eval.models.huggingface import HFLM
+from transformers import GPTNeoXConfig
+
+from sketch_eval import UsageError
+from sketch_eval.lm import SketchGPT2
+
+LAYERS = 2
+WORDS = "the quick brown fox jumps over a lazy dog while seven old wizards mix strange black potions quietly".split()
+
+
+def words(count: int, start: int = 0, step: int = 5) -> str:
+    return " ".join(WORDS[(start + step * i + i // 7) % len(WORDS)] for i in range(count))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "random"
+    write_model(folder, [words(400)])
+    return str(folder)
+
+
+def requests(kind: str, *arguments: tuple[Any, ...], task: str = "made_up") -> list[Instance]:
+    return [Instance(kind, {}, argument, 0, (task, i, 1)) for i, argument in enumerate(arguments)]
+
+
+SCORED = requests(
+    "loglikelihood",
+    *((words(count, start), " " + choice) for count, start in ((3, 1), (40, 2), (70, 3)) for choice in ("fox", "dog")),
+    (words(25, 4), " " + words(12, 5)),
+    ("", words(20, 6)),
+)
+ROLLING = requests("loglikelihood_rolling", (words(15),), (words(700, 3),), (words(90, 1),))
+STOP = {"until": ["ox", "z"], "max_gen_toks": 20}
+GENERATED = requests("generate_until", (words(4), STOP), (words(50, 2), STOP), (words(20, 7), STOP), (words(4, 9), STOP))
+
+
+def answers(lm: HFLM) -> list[float | str]:
+    """Everything that lm-eval can ask for, as numbers and texts."""
+    scored = [logprob for logprob, _ in lm.loglikelihood(SCORED, disable_tqdm=True)]
+    rolled = lm.loglikelihood_rolling(ROLLING, disable_tqdm=True)
+    return [*scored, *rolled, *lm.generate_until(GENERATED, disable_tqdm=True)]
+
+
+def make(checkpoint: str, batch_size: int | str = 4, **arguments: Any) -> SketchGPT2:
+    return SketchGPT2(pretrained=checkpoint, batch_size=batch_size, max_batch_size=5, device="cpu", **arguments)
+
+
+CELLS: list[dict[str, Any]] = [
+    {"max_cache_size": 16},
+    {"max_cache_size": 16, "topk": 5},
+    {"max_cache_size": 16, "strategy": "aggregate", "item": "token"},
+]
+
+
+@pytest.fixture(scope="session")
+def plain(checkpoint: str) -> list[float | str]:
+    return answers(HFLM(pretrained=checkpoint, batch_size=4, device="cpu"))
+
+
+def assert_same(got: list[float | str], expected: list[float | str]) -> None:
+    for mine, its in zip(got, expected, strict=True):
+        assert mine == its if isinstance(its, str) else mine == pytest.approx(its, abs=2e-3, rel=1e-5)
+
+
+def test_without_a_bound_that_binds_it_answers_as_lm_evals_own_model(checkpoint: str, plain: list[float | str]) -> None:
+    unbounded = make(checkpoint, max_cache_size=None)
+    assert answers(unbounded) == plain
+    wide = make(checkpoint, max_cache_size=1024)
+    assert_same(answers(wide), plain)
+    for lm in (unbounded, wide):
+        counted = lm.counts.as_dict()
+        assert counted["requests"] == len(SCORED + ROLLING + GENERATED)
+        assert counted["binding_requests"] == counted["evictions"] == counted["hidden"] == 0
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_answers_and_counts_do_not_depend_on_the_batch(
+    checkpoint: str, plain: list[float | str], cell: dict[str, Any]
+) -> None:
+    alone = make(checkpoint, batch_size=1, **cell)
+    truth = answers(alone)
+    differing = [mine != pytest.approx(its, abs=1e-2) for mine, its in zip(truth, plain, strict=True)]
+    assert sum(differing) >= 9  # All but the few that fit inside the bound, and a text or two.
+    for batch_size in (3, "auto"):
+        lm = make(checkpoint, batch_size=batch_size, **cell)
+        assert_same(answers(lm), truth)
+        assert lm.counts.as_dict() == alone.counts.as_dict()
+
+
+def test_counts_are_what_the_lengths_of_the_texts_make_them(checkpoint: str) -> None:
+    """DESIGN §2: a text of T tokens leaves a store of C with T - C evictions; padding and probing leave nothing."""
+    cap, topk = 16, 5
+    lm = make(checkpoint, batch_size="auto", max_cache_size=cap, topk=topk)
+    answered = answers(lm)
+
+    def tokens(text: str) -> int:
+        return len(lm.tok_encode(text))
+
+    scored = [tokens(context + continuation) - 1 for context, continuation in (r.args for r in SCORED[:-1])]
+    scored.append(tokens(SCORED[-1].args[1]))  # The end-of-text token stands in for an empty context.
+    passes = [[length] for length in scored]
+    for (text,) in (r.args for r in ROLLING):
+        full, rest = divmod(tokens(text), lm.max_length)
+        # The last window is filled up with what came before it.
+        passes.append([lm.max_length] * full + [lm.max_length if full else rest] * (rest > 0))
+    for request, answer in zip(GENERATED, answered[-len(GENERATED) :], strict=True):
+        lengths = {n for n in range(STOP["max_gen_toks"] + 1)}
+        passes.append([tokens(request.args[0]) + max(answer_tokens(lm, request, str(answer), lengths) - 1, 0)])
+    evictions = [LAYERS * sum(max(length - cap, 0) for length in lengths) for lengths in passes]
+    hidden = [
+        LAYERS * sum(min(t, cap + 1) - topk for length in lengths for t in range(topk + 1, length + 1))
+        for lengths in passes
+    ]
+    counted = lm.counts.as_dict()
+    assert counted["requests"] == len(passes)
+    assert counted["binding_requests"] == sum(max(lengths) > topk for lengths in passes)
+    assert (counted["evictions"], counted["hidden"], counted["folds"]) == (sum(evictions), sum(hidden), 0)
+    assert counted["tasks"].keys() == {"made_up"}
+
+
+def answer_tokens(lm: SketchGPT2, request: Instance, answer: str, lengths: set[int]) -> int:
+    """Tokens of an answer, found by generating it alone with ever larger limits until its stop string is there."""
+    for limit in sorted(lengths - {0}):
+        until = {"until": ["\0"], "max_gen_toks": limit}
+        text = HFLM.generate_until(lm, [Instance("generate_until", {}, (request.args[0], until), 0)], True)[0]
+        if any(stop in text for stop in STOP["until"]):
+            return limit
+    return max(lengths)
+
+
+def test_folds_are_counted(checkpoint: str) -> None:
+    lm = make(checkpoint, max_cache_size=16, strategy="aggregate")
+    lm.loglikelihood(SCORED, disable_tqdm=True)
+    counted = lm.counts.as_dict()
+    assert counted["folds"] == counted["evictions"] > 0
+
+
+def test_a_response_cache_never_hands_one_cell_anothers_scores(checkpoint: str, tmp_path: Path) -> None:
+    database = str(tmp_path / "responses.db")
+    first = CachingLM(make(checkpoint, max_cache_size=16), database).loglikelihood(SCORED)
+    with pytest.raises(UsageError, match="another cell"):
+        CachingLM(make(checkpoint, max_cache_size=32), database)
+    again = make(checkpoint, max_cache_size=16)
+    assert CachingLM(again, database).loglikelihood(SCORED) == first
+    assert again.counts.as_dict()["requests"] == 0
+    CachingLM(HFLM(pretrained=checkpoint, device="cpu"), str(tmp_path / "others.db")).loglikelihood(SCORED)
+    with pytest.raises(UsageError, match="another cell"):
+        CachingLM(make(checkpoint, max_cache_size=16), str(tmp_path / "others.db"))
+
+
+def test_results_say_what_is_needed_to_run_them_again(checkpoint: str) -> None:
+    lm = make(checkpoint, max_cache_size=16, seed=3)
+    lm.loglikelihood(SCORED, disable_tqdm=True)
+    info = json.loads(json.dumps(lm.get_model_info()["sketch_eval"]))
+    assert info["cell"] == lm.cell.model_dump()
+    assert info["device"] == "cpu"
+    assert info["ledger"]["tokens"] == 16
+    assert info["ledger"]["sketch_bytes"] == LAYERS * 512 * 4 * 4
+    assert info["counts"]["tasks"]["made_up"]["requests"] == len(SCORED)
+    assert {"sketch-eval", "lm-eval", "torch", "transformers"} <= info["versions"].keys()
+    again, other = make(checkpoint), make(checkpoint, dtype="bfloat16")
+    assert again.get_model_info()["sketch_eval"]["model_fingerprint"] == info["model_fingerprint"]
+    assert other.get_model_info()["sketch_eval"]["model_fingerprint"] != info["model_fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "top"}, "strategy='top': should be 'topk' or 'aggregate' (did you mean topk?)"),
+        ({"max_cache_size": 0}, "max_cache_size=0: should be greater than or equal to 1"),
+        ({"max_cache_size": 8.5}, "max_cache_size=8.5: should be a valid integer"),
+        ({"max_cache_size": "None", "topk": 4}, "topk=4 needs a bounded cache"),
+        ({"strategy": "aggregate", "topk": 4}, "topk=4 goes with strategy=topk"),
+        ({"width": 0}, "width=0: should be greater than or equal to 1"),
+        ({"decay": 1.5}, "decay=1.5: should be less than or equal to 1"),
+        ({"recent": 1.5}, "recent=1.5: should be a whole number of tokens, or a fraction below 1"),
+        ({"max_cache_size": 6, "sinks": 4}, "sinks=4 and recent=0.5 protect 7 pairs, more than max_cache_size=6"),
+        ({"importance": "h2o"}, "importance='h2o': should be 'count_min'"),
+        ({"importance": "race", "conservative": True}, "conservative=True is a Count-Min update"),
+        ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
+        ({"tp_plan": "auto"}, "tp_plan='auto': a layer's heads share one sketch"),
+        ({"backend": "seq2seq"}, "backend='seq2seq': GPT-2 is a causal language model"),
+        ({}, "pretrained='no/such-model' is no folder with a model"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_would_do(
+    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UsageError) as error:
+        SketchGPT2(pretrained="no/such-model", local_files_only=True, **arguments)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_architecture_is_refused_before_its_weights_are_looked_for(tmp_path: Path) -> None:
+    GPTNeoXConfig().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="is a gpt_neox model; give a GPT-2 one"):
+        SketchGPT2(pretrained=str(tmp_path))
