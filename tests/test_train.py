@@ -1,0 +1,103 @@
+"""The trainer: rows as specified, a start that looks back, and a resumed run that is the uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from sketch_eval import bundled
+from sketch_eval.errors import UsageError
+from sketch_eval.text import stdlib
+from sketch_eval.train.__main__ import main
+from sketch_eval.train.loop import train
+from sketch_eval.train.mixture import ANSWER, Mixture
+from sketch_eval.train.model import build_model
+from sketch_eval.train.settings import Settings
+
+TINY = Settings(
+    steps=4, cooldown=2, tokens=256, micro=128, layers=2, width=32, heads=4, positions=128, every=4, threads=1
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(bundled.path())
+
+
+@pytest.fixture(autouse=True)
+def few_texts(monkeypatch):
+    """A part of the library: the trainer reads it several times here."""
+    every = stdlib.documents
+    monkeypatch.setattr(stdlib, "documents", lambda split: every(split)[::25])
+
+
+def test_resumed_run_is_the_uninterrupted_run(tmp_path: Path, tokenizer, monkeypatch, capsys):
+    for folder in ("whole", "parts"):
+        tokenizer.save_pretrained(tmp_path / folder)
+    whole = train(TINY, tmp_path / "whole")
+    for _ in range(4):
+        parts = train(replace(TINY, limit=0.0), tmp_path / "parts")  # one step a call
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "parts" / "model")
+    assert loaded.dtype == torch.float32
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "parts" / "model")) == loaded.config.vocab_size
+    for name, value in parts.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.half().float()), name
+    report = json.loads((tmp_path / "whole" / "log.jsonl").read_text())
+    assert {"step", "heldout", "code", "passkey", "kv", "induction"} <= set(report)
+    assert "tokens/s" in capsys.readouterr().out
+
+    with pytest.raises(UsageError, match="another size"):
+        train(replace(TINY, width=64), tmp_path / "parts")
+
+
+def test_rows_are_repeatable_and_weigh_what_can_be_known(tokenizer):
+    mixture = Mixture(tokenizer, ["import os\n" * 500], seed=3)
+    for length in (128, 512):
+        ids, weights, positions = mixture.batch(7, 24, length, 1.0, 1024)
+        again = Mixture(tokenizer, ["import os\n" * 500], seed=3).batch(7, 24, length, 1.0, 1024)
+        assert all(torch.equal(one, other) for one, other in zip((ids, weights, positions), again, strict=True))
+        assert ids.shape == weights.shape == positions.shape == (24, length)
+        assert (positions[:, 1:] - positions[:, :-1] == 1).all()
+        assert positions.max() < 1024
+        for row, weight in zip(ids.tolist(), weights.tolist(), strict=True):
+            asked = [at for at, value in enumerate(weight) if value == ANSWER]
+            # Every answer's token stands in the row before: nothing is asked that was not said.
+            assert all(row[at] in row[:at] for at in asked)
+    assert not torch.equal(mixture.batch(8, 24, 128, 1.0, 1024)[0], mixture.batch(7, 24, 128, 1.0, 1024)[0])
+
+
+def test_untrained_model_already_looks_back(tokenizer):
+    model = build_model(replace(TINY, width=256, positions=256), tokenizer).eval()
+    model.set_attn_implementation("eager")
+    segment = torch.randint(1, 4096, (1, 60), generator=torch.Generator().manual_seed(0))
+    first, second = model(torch.cat([segment, segment], 1), output_attentions=True).attentions
+    assert first[0, 0].diagonal(-1).mean() > 0.7
+    assert first[0, 1].diagonal(-2).mean() > 0.7
+    assert second[0, 0].diagonal(-59).mean() > 0.1  # 0.01 by chance
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [("--heads 2", "heads=2"), ("--steps 0", "steps=0"), ("--layers 1", "layers=1")]
+)
+def test_bad_settings_are_named(arguments, named, tmp_path):
+    with pytest.raises(UsageError, match=named):
+        main(["--out", str(tmp_path), *arguments.split()])
+
+
+def test_schedules(tokenizer):
+    settings = Settings(steps=100, cooldown=20, warmup=10)
+    rates = [settings.learning_rate(step) / settings.rate for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:81] == [1.0] * 72
+    assert all(late < early for early, late in pairwise(rates[80:]))
+    assert 0 < rates[-1] < 0.05
+    assert [Settings().length(step) for step in (0, 399, 400, 899, 900, 1500)] == [128, 128, 256, 256, 512, 1024]
