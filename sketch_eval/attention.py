@@ -69,7 +69,7 @@ def check(config: Any) -> None:
         raise UsageError(f"pretrained={config.name_or_path!r} has cross-attention; give a plain GPT-2 language model")
 
 
-def _announce(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+def _announce(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
     """Before GPT-2's forward: tell the cache what tokens come, and send it along to the attention function."""
     cache = kwargs.get("past_key_values", args[1] if len(args) > 1 else None)
     if not isinstance(cache, SketchCache):
@@ -86,5 +86,3 @@ def _announce(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     valid = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask[:, -tokens.shape[1] :].bool()
     cache.expect(tokens, valid)
     return args, kwargs | {_KEYWORD: cache}
-
-

@@ -28,6 +28,8 @@ class SketchLayer(CacheLayerMixin):
         super().__init__()
         self.cell, self.index, self.execution = cell, index, execution
         self.state: LayerState | None = None
+        self.keys: torch.Tensor | None = None
+        self.values: torch.Tensor | None = None
         self.tokens_seen = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -126,7 +128,9 @@ class SketchCache(Cache):
             UsageError: the model does not consult the cache.
         """
         if self.layers[layer_idx].tokens_seen + key_states.shape[-2] > self._announced:
-            raise UsageError("past_key_values: the model knows no sketch cache; call sketch_eval.attention.enable(model)")
+            raise UsageError(
+                "past_key_values: the model knows no sketch cache; call sketch_eval.attention.enable(model)"
+            )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def expect(self, tokens: torch.Tensor, valid: torch.Tensor) -> None:

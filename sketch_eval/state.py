@@ -91,11 +91,16 @@ class Trace:
     @classmethod
     def join(cls, traces: list[Trace]) -> Trace:
         """The trace of several calls, one after the other."""
-        columns = zip(*((trace.victims, trace.survivors, trace.hidden) for trace in traces), strict=True)
         margins = [trace.margins for trace in traces if trace.margins is not None]
-        return cls(*(torch.cat(column, 1) for column in columns), torch.cat(margins, 1) if margins else None)
+        return cls(
+            victims=torch.cat([trace.victims for trace in traces], 1),
+            survivors=torch.cat([trace.survivors for trace in traces], 1),
+            hidden=torch.cat([trace.hidden for trace in traces], 1),
+            margins=torch.cat(margins, 1) if margins else None,
+        )
 
     @classmethod
     def empty(cls, batch: int, tokens: int, device: torch.device | str | None = None) -> Trace:
         """The trace of tokens that decide nothing."""
-        return cls(*(torch.full((batch, tokens), fill, dtype=torch.int32, device=device) for fill in (-1, -1, 0)))
+        none = torch.full((batch, tokens), -1, dtype=torch.int32, device=device)
+        return cls(none, none.clone(), torch.zeros_like(none))

@@ -13,7 +13,9 @@ import pytest
 from hub import add_dataset, add_model, write_model
 
 LM_EVAL = Path(sys.executable).parent / "lm_eval"
-PAGES = [f" = Page {i} = \n\n" + " the old dog saw a quick brown fox and %d birds .\n" % i * (20 + 9 * i) for i in range(3)]
+PAGES = [
+    f" = Page {i} = \n\n" + f" the old dog saw a quick brown fox and {i} birds .\n" * (20 + 9 * i) for i in range(3)
+]
 PASSAGES = [f"{i} times the old man called his dog , and {i} times there was no dog" for i in range(4)]
 
 

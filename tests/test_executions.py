@@ -54,7 +54,12 @@ def assert_follows_oracle(
     layers = range(model.config.n_layer)
     margins = torch.stack([oracle.trace(layer).margins for layer in layers]).amin(0)
     compared = (margins >= NEAR_TIE).cumprod(1).bool() & mask.bool()
-    runs: list[tuple[Execution, int | None]] = [("compiled", None), ("stepwise", None), ("compiled", 9), ("stepwise", 9)]
+    runs: list[tuple[Execution, int | None]] = [
+        ("compiled", None),
+        ("stepwise", None),
+        ("compiled", 9),
+        ("stepwise", 9),
+    ]
     for execution, prefill in runs:
         logits, cache = run(model, cell, tokens, mask, execution, prefill)
         for layer in layers:

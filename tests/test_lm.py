@@ -45,7 +45,9 @@ SCORED = requests(
 )
 ROLLING = requests("loglikelihood_rolling", (words(15),), (words(700, 3),), (words(90, 1),))
 STOP = {"until": ["ox", "z"], "max_gen_toks": 20}
-GENERATED = requests("generate_until", (words(4), STOP), (words(50, 2), STOP), (words(20, 7), STOP), (words(4, 9), STOP))
+GENERATED = requests(
+    "generate_until", (words(4), STOP), (words(50, 2), STOP), (words(20, 7), STOP), (words(4, 9), STOP)
+)
 
 
 def answers(lm: HFLM) -> list[float | str]:
@@ -136,7 +138,9 @@ def answer_tokens(lm: SketchGPT2, prompt: str) -> int:
     """Tokens that a prompt's answer takes, the one that completes a stop string included, generated alone."""
     tokens = torch.tensor([lm.tok_encode(prompt)])
     limit = {"max_new_tokens": STOP["max_gen_toks"], "do_sample": False, "pad_token_id": lm.eot_token_id}
-    answer = lm.model.generate(tokens, past_key_values=SketchCache(lm.model.config, lm.cell), **limit)[0, tokens.shape[1] :]
+    answer = lm.model.generate(tokens, past_key_values=SketchCache(lm.model.config, lm.cell), **limit)[
+        0, tokens.shape[1] :
+    ]
     stops = [*STOP["until"], "<|endoftext|>"]
     ends = (n for n in range(1, len(answer)) if any(stop in lm.tokenizer.decode(answer[:n]) for stop in stops))
     return next(ends, len(answer))

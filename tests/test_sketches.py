@@ -152,7 +152,11 @@ def test_hashes_are_the_same_everywhere() -> None:
     assert splitmix64(0) == 0xE220A8397B1DCDAF  # The generator's first output for seed 0.
     cells = CountMinSketch(512, 2, seed=7, stream=3).locate(torch.tensor([[0, 1, 2**31 - 2]]))
     assert cells.tolist() == [[[442, 55], [387, 277], [497, 345]]]
-    assert uniform(torch.arange(3), seed=7, stream=3).tolist() == [0.4200313687324524, 0.8151272535324097, 0.10992944240570068]
+    assert uniform(torch.arange(3), seed=7, stream=3).tolist() == [
+        0.4200313687324524,
+        0.8151272535324097,
+        0.10992944240570068,
+    ]
     assert SignHash(8, 5, 2, seed=7, stream=3)(torch.eye(8)[:2]).tolist() == [[15, 17], [6, 28]]
 
 

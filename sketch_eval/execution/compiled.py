@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,8 @@ def advance(
     Half-precision stores are widened for the call and rounded once at its end.
     """
     cell, source = state.cell, state.importance
-    assert cell.max_cache_size is not None and source.compiled is not None
+    assert cell.max_cache_size is not None
+    assert source.compiled is not None
     batch, heads, length, head_dim = q.shape
     slots = cell.max_cache_size + 1
 

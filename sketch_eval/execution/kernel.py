@@ -1,7 +1,8 @@
 """The compiled loop of the scan: the step of DESIGN §2 over the tokens of one sequence, for one CPU core.
 
 Plain loops over float32 arrays, written so that LLVM makes vectors of the innermost ones. Numba keeps the machine code
-on disk, so only the first process of a machine compiles.
+on disk, so only the first process of a machine compiles. It notices changes of the file of `scan` only, so what `scan`
+calls stays in this file.
 """
 
 from __future__ import annotations
@@ -277,7 +278,11 @@ def scan(  # type: ignore[no-untyped-def]
     mass, logn, norms = np.empty(slots, np.float32), np.zeros(slots, np.float32), np.zeros(slots, np.float32)
     importance, part = np.empty(slots, np.float32), np.empty(slots, np.float32)
     seen, done, rank = np.ones(slots, np.bool_), np.empty(slots, np.bool_), np.empty(slots, np.int32)
-    query, vector, row = np.empty((heads, head_dim), np.float32), np.empty(head_dim, np.float32), np.empty(depth, np.float32)
+    query, vector, row = (
+        np.empty((heads, head_dim), np.float32),
+        np.empty(head_dim, np.float32),
+        np.empty(depth, np.float32),
+    )
     gain = _F(1.0)  # The table holds `gain` times its weights, so that decay need not touch every cell a step.
 
     m, slot = 0, -1
@@ -320,9 +325,7 @@ def scan(  # type: ignore[no-untyped-def]
             for s in range(m):
                 estimate = _read(source, table, cells[s], gain, row) if sketched else scores[s]
                 importance[s] = estimate / _F(t - positions[s] + 1) if by_age else estimate
-            hidden[i] = _mark_visible(
-                seen, rank, importance, positions, t, visible, visible_sinks, visible_recent, m
-            )
+            hidden[i] = _mark_visible(seen, rank, importance, positions, t, visible, visible_sinks, visible_recent, m)
         _attend(query, keys, values, logn, seen, p, exponent, power, mass, out[i], m)
 
         # 3. Account.

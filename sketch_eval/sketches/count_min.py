@@ -56,7 +56,8 @@ class CountMinSketch(Sketch):
 
     def add(self, cells: torch.Tensor, weights: torch.Tensor) -> None:
         if not self.conservative:
-            return super().add(cells, weights)
+            super().add(cells, weights)
+            return
         # Weights of one item add up first; then each cell rises to the largest new estimate among its items. Items
         # that share all their cells cannot be told apart, and may be taken as one.
         same = (cells.unsqueeze(1) == cells.unsqueeze(2)).all(-1)
