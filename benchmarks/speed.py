@@ -62,6 +62,17 @@ def decode(model: GPT2LMHeadModel, tokens: torch.Tensor, cell: CacheConfig) -> N
         model(tokens[:, i : i + 1], past_key_values=cache)
 
 
+@torch.no_grad()
+def cache_bytes(model: GPT2LMHeadModel, tokens: torch.Tensor, cell: CacheConfig | None) -> int:
+    """Bytes of the tensors that a cache owns after a pass: the sketch cache's all, the full cache's keys and values."""
+    if cell is None:
+        layers = model(tokens, use_cache=True).past_key_values.layers
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    cache = SketchCache(model.config, cell)
+    model(tokens, past_key_values=cache)
+    return sum(cache.nbytes().values())
+
+
 def start_up() -> float:
     """Seconds that a fresh process takes until the compiled loop has run once, beyond its imports."""
     code = (
@@ -92,8 +103,13 @@ def main(
         for name, cell in CELLS.items():
             full.append(seconds(lambda: score(model, tokens, None)))
             scans[name].append(seconds(lambda cell=cell: score(model, tokens, cell)))  # type: ignore[misc]
-    rows = ["| pass | seconds | × full cache |", "| --- | ---: | ---: |", f"| full cache | {min(full):.2f} | 1.00 |"]
-    rows += [f"| scan, {name} | {min(t):.2f} | {min(t) / min(full):.2f} |" for name, t in scans.items()]
+    held = {name: cache_bytes(model, tokens[:1], cell) for name, cell in CELLS.items()}
+    whole = cache_bytes(model, tokens[:1], None)
+    rows = ["| pass | seconds | × full cache | KiB a sequence | × full cache |", "| --- | ---: | ---: | ---: | ---: |"]
+    rows += [f"| full cache | {min(full):.2f} | 1.00 | {whole / 1024:,.0f} | 1.000 |"]
+    for name, t in scans.items():
+        time_ratio, memory_ratio = min(t) / min(full), held[name] / whole
+        rows += [f"| scan, {name} | {min(t):.2f} | {time_ratio:.2f} | {held[name] / 1024:,.0f} | {memory_ratio:.3f} |"]
     if not skip_decode:
         name, cell = next(iter(CELLS.items()))
         scan = min(scans[name])
