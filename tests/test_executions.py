@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import inspect
 import itertools
 from typing import Any
 
@@ -10,8 +12,10 @@ import torch
 from conftest import tiny_gpt2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
+from sketch_eval import bundled
+from sketch_eval.attention import enable
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CacheConfig
 from sketch_eval.execution import Execution
@@ -119,6 +123,17 @@ def test_any_cell_of_any_model_follows_the_oracle_on_any_batch(
     # Few different tokens, so that the item `token` has repeats.
     tokens = torch.randint(1, 9, mask.shape, generator=torch.Generator().manual_seed(seed))
     assert_follows_oracle(model, cell, tokens, mask)
+
+
+@pytest.mark.parametrize("fate", FATES, ids=str)
+def test_the_bundled_model_follows_the_oracle_on_real_text(fate: dict[str, Any]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(bundled.path(), dtype=torch.float32).eval()
+    enable(model)
+    tokenizer = AutoTokenizer.from_pretrained(bundled.path())
+    tokens = torch.tensor([tokenizer(text)["input_ids"][:72] for text in (str.__doc__ * 3, inspect.getsource(bisect))])
+    cell = CacheConfig(max_cache_size=24, width=32, depth=3, item="token", **fate)
+    compared, there = assert_follows_oracle(model, cell, tokens, torch.ones_like(tokens))
+    assert compared >= 0.8 * there
 
 
 def test_a_half_precision_model_keeps_its_bound_and_its_dtype(model: GPT2LMHeadModel) -> None:
