@@ -6,7 +6,7 @@ forward pre-hook on the model hands these over, as a keyword that travels with t
 
 from __future__ import annotations
 
-import weakref
+import inspect
 from typing import Any
 
 import torch
@@ -50,12 +50,8 @@ def enable(model: PreTrainedModel) -> None:
     """
     check(model.config)
     model.set_attn_implementation(NAME)
-    if model.base_model not in _enabled:
+    if _announce not in model.base_model._forward_pre_hooks.values():
         model.base_model.register_forward_pre_hook(_announce, with_kwargs=True)
-        _enabled.add(model.base_model)
-
-
-_enabled: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 
 
 def check(config: Any) -> None:
@@ -71,7 +67,8 @@ def check(config: Any) -> None:
 
 def _announce(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
     """Before GPT-2's forward: tell the cache what tokens come, and send it along to the attention function."""
-    cache = kwargs.get("past_key_values", args[1] if len(args) > 1 else None)
+    call = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    cache, tokens, mask = (call.get(name) for name in ("past_key_values", "input_ids", "attention_mask"))
     if not isinstance(cache, SketchCache):
         return None
     if module.config._attn_implementation != NAME:
@@ -79,10 +76,12 @@ def _announce(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
             f"attn_implementation={module.config._attn_implementation!r} does not consult a sketch cache; call "
             "sketch_eval.attention.enable(model) again"
         )
-    tokens = kwargs.get("input_ids", args[0] if args else None)
     if tokens is None:
         raise UsageError("inputs_embeds: a sketch cache needs token ids; pass input_ids")
-    mask = kwargs.get("attention_mask")
+    if call.get("use_cache") is False and cache.get_seq_length() > 0:
+        raise UsageError("use_cache=False: with a cache each call brings new tokens only; leave use_cache out")
+    if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dim() != 2):
+        raise UsageError("attention_mask: a sketch cache needs the 2-D padding mask [batch, tokens]")
     valid = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask[:, -tokens.shape[1] :].bool()
     cache.expect(tokens, valid)
     return args, kwargs | {_KEYWORD: cache}

@@ -75,6 +75,14 @@ class SketchLayer(CacheLayerMixin):
     def reset(self) -> None:
         self.state, self.keys, self.values, self.tokens_seen, self.is_initialized = None, None, None, 0, False
 
+    def crop(self, max_length: int) -> None:
+        """Refused: an evicted pair cannot come back, so no token can be taken back (assisted decoding would).
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("past_key_values: a sketch cache cannot be cropped; generate without an assistant model")
+
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self._select(beam_idx)
 
@@ -139,14 +147,24 @@ class SketchCache(Cache):
         Args:
             tokens: ids, int64 `[batch, tokens]`.
             valid: bool `[batch, tokens]`, False for padding.
+
+        Raises:
+            UsageError: the batch is not the one that the cache began with.
         """
+        state = self.layers[0].state
+        if state is not None and len(state.seen) != len(tokens):
+            raise UsageError(
+                f"input_ids of {len(tokens)} sequences: the cache holds {len(state.seen)}; make a cache for each batch"
+            )
         self._tokens, self._valid = tokens, valid
         self._announced += tokens.shape[1]
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         """Output `[batch, tokens, heads, head_dim]` of one layer's attention; the arguments are as in `SketchLayer`."""
         tokens, valid = self._tokens.to(q.device), self._valid.to(q.device)  # Layers may be on several devices.
-        output, trace = self.layers[layer].attend(q, k, v, tokens, valid, scaling)
+        # Autocast would round scores and hashes to half precision (DESIGN §2: decisions are float32).
+        with torch.autocast(q.device.type, enabled=False):
+            output, trace = self.layers[layer].attend(q, k, v, tokens, valid, scaling)
         if self.traced:
             self._traces[layer].append(trace)
         return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
@@ -46,8 +47,8 @@ class CacheConfig(BaseModel):
     topk: int | None = Field(default=None, ge=1)
     importance: Importance = "count_min"
     item: Item = "position"
-    sinks: Share = Field(default=4, ge=0)
-    recent: Share = Field(default=0.5, ge=0)
+    sinks: Share = Field(default=4, ge=0, allow_inf_nan=False)
+    recent: Share = Field(default=0.5, ge=0, allow_inf_nan=False)
     normalize: Literal["none", "age"] = "none"
     decay: float = Field(default=0.95, gt=0, le=1)
     conservative: bool = False
@@ -98,8 +99,12 @@ class CacheConfig(BaseModel):
             raise UsageError("; ".join(_explain(e) for e in error.errors())) from None
 
     def protected(self, budget: int) -> tuple[int, int]:
-        """Numbers of sink and of recent tokens that are protected within a budget of pairs (C, or topk)."""
-        sinks, recent = (int(s * budget) if isinstance(s, float) else s for s in (self.sinks, self.recent))
+        """Sink and recent tokens that are protected within a budget of pairs (C, or topk); fractions round down."""
+        sinks, recent = (
+            # The 1e-9 makes 0.29 of 100 the 29 that it is meant to be.
+            math.floor(s * budget + 1e-9) if isinstance(s, float) else s
+            for s in (self.sinks, self.recent)
+        )
         return sinks, recent
 
     @property

@@ -13,7 +13,7 @@ class Count:
     """Sums over layers, and over requests.
 
     Attributes:
-        requests: distinct requests that the model ran.
+        requests: requests that the model ran; what lm-eval answers from a response cache is not among them.
         binding_requests: those for which a pair was evicted or hidden from a query.
         evictions: pairs that left a store.
         folds: those of them that were folded into another pair.

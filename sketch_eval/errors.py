@@ -9,8 +9,14 @@ from types import TracebackType
 class UsageError(ValueError):
     """Bad input: the message names the argument, the value given and what would do.
 
-    Where nothing catches it, the interpreter prints the message alone, without a traceback, and exits with status 1.
+    After `report_in_one_line`, where nothing catches it, the interpreter prints the message alone, without a traceback,
+    and exits with status 1.
     """
+
+
+def report_in_one_line() -> None:
+    """Have this process, a command line, report a UsageError by its message alone."""
+    sys.excepthook = _one_line_excepthook
 
 
 def _one_line_excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -21,4 +27,3 @@ def _one_line_excepthook(kind: type[BaseException], error: BaseException, trace:
 
 
 _previous_excepthook = sys.excepthook
-sys.excepthook = _one_line_excepthook

@@ -6,8 +6,9 @@ import bisect
 import inspect
 import itertools
 import json
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from sketch_eval import attention, bundled, provenance
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CacheConfig, nearest
 from sketch_eval.counts import Count, Counts, passed
-from sketch_eval.errors import UsageError
+from sketch_eval.errors import UsageError, report_in_one_line
 from sketch_eval.ledger import ledger
+
+report_in_one_line()  # lm-eval's command line imports this module when it is asked for the model.
 
 _HFLM_ARGUMENTS = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"}
 _LOADING_ARGUMENTS = {
@@ -29,6 +32,11 @@ _LOADING_ARGUMENTS = {
     "quantization_config", "token", "torch_dtype", "use_safetensors", "variant", "weights_only",
 }  # fmt: skip
 """What HFLM passes on to `from_pretrained`."""
+
+_HARMLESS = {"batch_size", "max_batch_size", "logits_cache", "max_cpu_memory", "max_memory_per_gpu", "offload_folder"}
+"""Arguments of HFLM that decide no score."""
+
+_NOTHING_SCORED: tuple[SketchCache | None, torch.Tensor, Iterator[int]] = (None, torch.empty(0), iter(()))
 
 _CACHE_OWNER = "sketch_eval:owner"
 
@@ -52,6 +60,7 @@ class SketchGPT2(HFLM):
         given = {name: arguments.pop(name) for name in list(arguments) if name in CacheConfig.model_fields}
         self.cell = CacheConfig.parse(**given)
         _check_arguments(backend, arguments)
+        self._options = {name: str(value) for name, value in sorted(arguments.items()) if name not in _HARMLESS}
         if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if pretrained == "bundled":
@@ -62,22 +71,29 @@ class SketchGPT2(HFLM):
             super().__init__(pretrained=pretrained, backend="causal", device=device, **arguments)
         except OSError as error:
             raise UsageError(
-                f"pretrained={pretrained!r} is no folder with a model, and is neither in the hub cache nor to be had "
-                "from the hub; check the name and the network, or use pretrained=bundled, which is in this package "
-                f"({str(error).splitlines()[0]})"
+                f"pretrained={pretrained!r} could not be loaded: {_first_line(error)} Check the name, the other "
+                "arguments and the network, or use pretrained=bundled, which is in this package"
             ) from error
+        # PEFT wraps the GPT-2 that has the layers.
+        self._gpt2 = self.model.get_base_model() if self.peft else self.model
         if self.cell.max_cache_size is not None:
-            attention.enable(self.model)
+            attention.enable(self._gpt2)
         self.counts = Counts()
         self._asked: list[Count] = []
-        self._scored: tuple[SketchCache | None, torch.Tensor, Iterator[int]] = (None, torch.empty(0), iter(()))
+        self._scored = _NOTHING_SCORED
         self._passes: dict[bytes, Count] = {}
         self._contexts: list[str] = []
         self._answers: defaultdict[str, deque[Count]] = defaultdict(deque)
 
     def _get_config(self, pretrained: str, **arguments: Any) -> None:
         """HFLM's; other models than GPT-2 are refused here, before their weights are loaded."""
-        super()._get_config(pretrained, **arguments)
+        try:
+            super()._get_config(pretrained, **arguments)
+        except ValueError as error:
+            raise UsageError(
+                f"pretrained={pretrained!r} is no GPT-2: {_first_line(error)} Give the name or the folder of one, or "
+                "use pretrained=bundled, which is in this package"
+            ) from error
         attention.check(self._config)
 
     # Scoring. HFLM pads a batch on the right and tells `_model_call` no lengths; it then selects each row's logits,
@@ -110,6 +126,7 @@ class SketchGPT2(HFLM):
             # Requests with the same input share one pass.
             sequence = (context + continuation)[-(self.max_length + 1) :][:-1]
             self._asked.append(self._passes[_key(torch.tensor(sequence))])
+        self._scored = _NOTHING_SCORED  # Nothing outlives a request.
         return answers
 
     def _model_call(
@@ -136,9 +153,18 @@ class SketchGPT2(HFLM):
     # Generation. HFLM pads on the left, and goes on with every row until all have met a stop string.
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        self._answers.clear()
-        answers = super().generate_until(requests, disable_tqdm=disable_tqdm)
-        self._asked = [self._answers[request.args[0]].popleft() for request in requests]
+        # HFLM batches requests with the same settings; one call for each setting tells their counts apart as well.
+        groups: defaultdict[str, list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            groups[repr(request.args[1])].append(index)
+        answers, asked = [""] * len(requests), [Count()] * len(requests)
+        for group in groups.values():
+            self._answers.clear()
+            texts = super().generate_until([requests[index] for index in group], disable_tqdm=disable_tqdm)
+            for index, text in zip(group, texts, strict=True):
+                answers[index] = text
+                asked[index] = self._answers[requests[index].args[0]].popleft()
+        self._asked = asked
         self._count(requests, [1] * len(requests))
         return answers
 
@@ -199,9 +225,10 @@ class SketchGPT2(HFLM):
         """HFLM's, and under `sketch_eval` the cell, the ledger, the counts and what identifies the run."""
         report = {
             **self._identity(),
-            "commit": provenance.commit(),
             "device": str(self.device),
-            "ledger": ledger(self.cell, self.model.config, self.model.dtype, self.max_length),
+            "ledger": ledger(
+                self.cell, self._gpt2.config, self.mixed_precision_dtype or self.model.dtype, self.max_length
+            ),
             "counts": self.counts.as_dict(),
             "peak_device_memory_bytes": provenance.peak_device_memory(self.device),
         }
@@ -211,31 +238,37 @@ class SketchGPT2(HFLM):
         """Everything that decides a score, but the request."""
         return {
             "cell": self.cell.model_dump(),
-            "model_fingerprint": provenance.fingerprint(self.model),
+            "model_fingerprint": self._model_fingerprint,
             "tokenizer_fingerprint": provenance.tokenizer_fingerprint(self.tokenizer),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "mixed_precision_dtype": str(self.mixed_precision_dtype),
-            "softmax_dtype": str(self.softmax_dtype),
+            "options": self._options,
             "max_length": self.max_length,
-            "add_bos_token": self.add_bos_token,
-            "prefix_token_id": self.prefix_token_id,
             "versions": provenance.versions(),
+            "commit": provenance.commit(),
         }
+
+    @cached_property
+    def _model_fingerprint(self) -> str:
+        return provenance.fingerprint(self.model)
 
     def _new_cache(self) -> SketchCache | None:
         """A cache for one batch, dropped after it; None where the model keeps its own, full one."""
-        return None if self.cell.max_cache_size is None else SketchCache(self.model.config, self.cell, traced=True)
+        return None if self.cell.max_cache_size is None else SketchCache(self._gpt2.config, self.cell, traced=True)
 
     def _count(self, requests: list[Instance], passes: list[int]) -> None:
-        """Count what was asked for: each request once, though lm-eval repeats some to fill up its processes."""
-        asked, known, counts = iter(self._asked), set(), Counts()
+        """Count what was asked for, but not what lm-eval asks for once more to give each process as much to do."""
+        asked, times, counts = iter(self._asked), Counter[int](), Counts()
         for request, number in zip(requests, passes, strict=True):
             total = sum(itertools.islice(asked, number), Count())
-            if id(request) not in known:
-                known.add(id(request))
+            times[id(request)] += 1
+            if times[id(request)] <= (request.repeats or 1):
                 counts.add(request.task_name or "", total.as_request())
         for gathered in self.gather_object(counts) or []:
             self.counts.merge(gathered)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _key(tokens: torch.Tensor) -> bytes:
@@ -247,6 +280,10 @@ def _check_arguments(backend: str, arguments: dict[str, Any]) -> None:
         raise UsageError(f"backend={backend!r}: GPT-2 is a causal language model; leave backend out")
     if arguments.get("tp_plan") is not None:
         raise UsageError(f"tp_plan={arguments['tp_plan']!r}: a layer's heads share one sketch; leave tp_plan out")
+    for name in ("dtype", "softmax_dtype", "mixed_precision_dtype"):
+        dtype = arguments.get(name)
+        if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise UsageError(f"{name}={dtype!r} is no dtype of torch; give float32, bfloat16 or float16")
     known = {*CacheConfig.model_fields, *_HFLM_ARGUMENTS, *_LOADING_ARGUMENTS}
     for name, value in arguments.items():
         if name not in known:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from transformers import PreTrainedModel
 
 
-@lru_cache(maxsize=8)
 def fingerprint(model: PreTrainedModel) -> str:
     """SHA-256 of a model's weights, by name, dtype and value, and of the settings that its pass depends on."""
     digest = hashlib.sha256()

@@ -113,9 +113,10 @@ def test_generate_runs_on_the_bounded_cache(model: GPT2LMHeadModel, name: str) -
     assert torch.equal(together[:, 30:], torch.stack(outputs))
 
 
-def test_beam_search_carries_the_store_along(model: GPT2LMHeadModel) -> None:
+@pytest.mark.parametrize("name", ["token", "exact", "race", "aggregate"])
+def test_beam_search_carries_the_store_along(model: GPT2LMHeadModel, name: str) -> None:
     options = {"max_new_tokens": 12, "num_beams": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    cell, prompt = cell_of("token"), text(6, 30)
+    cell, prompt = cell_of(name), text(6, 30)
     cache = SketchCache(model.config, cell)
     report = {"return_dict_in_generate": True, "output_scores": True, "length_penalty": 0.0}
     output = model.generate(prompt, past_key_values=cache, **options, **report)
@@ -208,6 +209,34 @@ def test_a_model_that_would_not_consult_the_cache_is_refused(model: GPT2LMHeadMo
     unprepared.set_attn_implementation("sdpa")
     with pytest.raises(UsageError, match="sdpa"):
         logits(unprepared, tokens, cell)
+
+
+def test_calls_that_a_bounded_cache_cannot_answer_are_refused(model: GPT2LMHeadModel) -> None:
+    cache, full_mask = SketchCache(model.config, cell_of("count_min")), torch.ones(1, 1, 8, 8)
+    model(text(1, 8).repeat(2, 1), past_key_values=cache)
+    with pytest.raises(UsageError, match="of 1 sequences: the cache holds 2"):
+        model(text(1, 8), past_key_values=cache)
+    with pytest.raises(UsageError, match="cropped"):
+        cache.crop(3)
+    with pytest.raises(UsageError, match="use_cache=False"):
+        model.generate(
+            text(1, 8),
+            past_key_values=SketchCache(model.config, cell_of("count_min")),
+            use_cache=False,
+            max_new_tokens=4,
+        )
+    with pytest.raises(UsageError, match="2-D padding mask"):
+        model(text(1, 8), past_key_values=SketchCache(model.config, cell_of("count_min")), attention_mask=full_mask)
+
+
+def test_positional_arguments_are_heard_too(model: GPT2LMHeadModel) -> None:
+    tokens, mask = text(1, 30), torch.ones(1, 30, dtype=torch.long)
+    mask[0, :6] = 0
+    cell = cell_of("count_min")
+    with torch.no_grad():
+        named = model.transformer(tokens, past_key_values=SketchCache(model.config, cell), attention_mask=mask)
+        placed = model.transformer(tokens, SketchCache(model.config, cell), mask)
+    assert torch.equal(named.last_hidden_state, placed.last_hidden_state)
 
 
 def test_another_model_and_a_cell_without_a_bound_are_refused(model: GPT2LMHeadModel) -> None:

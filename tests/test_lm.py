@@ -12,7 +12,8 @@ from hub import write_model
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
-from transformers import GPTNeoXConfig
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from sketch_eval import UsageError
 from sketch_eval.cache import SketchCache
@@ -102,6 +103,14 @@ def test_answers_and_counts_do_not_depend_on_the_batch(
         lm = make(checkpoint, batch_size=batch_size, **cell)
         assert_same(answers(lm), truth)
         assert lm.counts.as_dict() == alone.counts.as_dict()
+    backwards = make(checkpoint, batch_size=3, **cell)
+    assert_same([logprob for logprob, _ in backwards.loglikelihood(SCORED[::-1], True)][::-1], truth[: len(SCORED)])
+    texts = backwards.generate_until(GENERATED[::-1], True)[::-1]
+    assert texts == truth[-len(GENERATED) :]
+    assert backwards.loglikelihood_rolling(ROLLING[::-1], True)[::-1] == pytest.approx(
+        truth[len(SCORED) : -len(GENERATED)], abs=2e-3
+    )
+    assert backwards.counts.as_dict() == alone.counts.as_dict()
 
 
 def test_counts_are_what_the_lengths_of_the_texts_make_them(checkpoint: str) -> None:
@@ -146,6 +155,26 @@ def answer_tokens(lm: SketchGPT2, prompt: str) -> int:
     return next(ends, len(answer))
 
 
+def test_tasks_that_share_a_prompt_but_not_its_settings_are_counted_apart(checkpoint: str) -> None:
+    short = requests("generate_until", (words(20), {"until": [], "max_gen_toks": 2}), task="short")
+    long = requests("generate_until", (words(20), {"until": [], "max_gen_toks": 60}), task="long")
+    other = requests("generate_until", (words(30), {"until": [], "max_gen_toks": 60}), task="other")
+    counted = []
+    for order in (short + long + other, other + short + long):
+        lm = make(checkpoint, max_cache_size=16)
+        lm.generate_until(order, disable_tqdm=True)
+        counted.append({task: count.evictions for task, count in lm.counts.tasks.items()})
+    assert counted[0] == counted[1]
+    assert counted[0]["long"] > counted[0]["short"]
+
+
+def test_a_request_that_is_repeated_counts_each_time_and_one_that_fills_up_a_process_does_not(checkpoint: str) -> None:
+    lm = make(checkpoint, max_cache_size=16)
+    twice = Instance("loglikelihood", {}, (words(30), " fox"), 0, ("sampled", 0, 2))
+    lm.loglikelihood([twice, twice, *SCORED[:1], *SCORED[:1]], disable_tqdm=True)
+    assert {task: count.requests for task, count in lm.counts.tasks.items()} == {"sampled": 2, "made_up": 1}
+
+
 def test_folds_are_counted(checkpoint: str) -> None:
     lm = make(checkpoint, max_cache_size=16, strategy="aggregate")
     lm.loglikelihood(SCORED, disable_tqdm=True)
@@ -164,6 +193,17 @@ def test_a_response_cache_never_hands_one_cell_anothers_scores(checkpoint: str, 
     CachingLM(HFLM(pretrained=checkpoint, device="cpu"), str(tmp_path / "others.db")).loglikelihood(SCORED)
     with pytest.raises(UsageError, match="another cell"):
         CachingLM(make(checkpoint, max_cache_size=16), str(tmp_path / "others.db"))
+
+
+@pytest.mark.parametrize("precision", [{}, {"dtype": "bfloat16"}, {"mixed_precision_dtype": "bfloat16"}], ids=str)
+def test_the_ledger_is_of_the_cache_that_runs(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, precision: dict[str, str]
+) -> None:
+    lm, made = make(checkpoint, batch_size=1, max_cache_size=16, **precision), []
+    new_cache = lm._new_cache
+    monkeypatch.setattr(lm, "_new_cache", lambda: made.append(new_cache()) or made[-1])
+    lm.loglikelihood(SCORED[:1], disable_tqdm=True)
+    assert lm.get_model_info()["sketch_eval"]["ledger"]["peak_bytes"] == sum(made[0].nbytes().values())
 
 
 def test_results_say_what_is_needed_to_run_them_again(checkpoint: str) -> None:
@@ -197,6 +237,8 @@ def test_results_say_what_is_needed_to_run_them_again(checkpoint: str) -> None:
         ({"importance": "race", "conservative": True}, "conservative=True is a Count-Min update"),
         ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
         ({"tp_plan": "auto"}, "tp_plan='auto': a layer's heads share one sketch"),
+        ({"recent": float("inf")}, "recent=inf: should be a finite number"),
+        ({"dtype": "foo"}, "dtype='foo' is no dtype of torch"),
         ({"backend": "seq2seq"}, "backend='seq2seq': GPT-2 is a causal language model"),
     ],
 )
@@ -213,3 +255,19 @@ def test_another_architecture_is_refused_before_its_weights_are_looked_for(tmp_p
     GPTNeoXConfig().save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="is a gpt_neox model; give a GPT-2 one"):
         SketchGPT2(pretrained=str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="is no GPT-2: Unrecognized model"):
+        SketchGPT2(pretrained=str(tmp_path))
+
+
+def test_an_adapter_runs_on_the_bounded_cache(checkpoint: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(checkpoint)
+    adapted = get_peft_model(base, LoraConfig(target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True))
+    adapted.save_pretrained(tmp_path)
+    scored = [
+        make(checkpoint, peft=peft, max_cache_size=cap).loglikelihood(SCORED, disable_tqdm=True)
+        for peft, cap in ((str(tmp_path), None), (str(tmp_path), 250), (str(tmp_path), 16), (None, 16))
+    ]
+    assert_same([logprob for logprob, _ in scored[1]], [logprob for logprob, _ in scored[0]])
+    assert scored[1] != scored[2] != scored[3]

@@ -12,6 +12,7 @@ from sketch_eval.state import LayerState, Trace
 Execution = Literal["auto", "oracle", "stepwise", "compiled"]
 
 
+@torch.no_grad()
 def advance(
     execution: Execution,
     state: LayerState,
@@ -24,7 +25,7 @@ def advance(
 ) -> tuple[torch.Tensor, Trace]:
     """Append tokens to a layer's store and attend from each, by the named execution; see `stepwise.advance`.
 
-    `auto` is the compiled loop on a CPU and batched PyTorch elsewhere.
+    `auto` is the compiled loop on a CPU and batched PyTorch elsewhere. No gradient goes through it.
     """
     if execution == "auto":
         compiled_serves = q.device.type == "cpu" and state.importance.compiled is not None

@@ -7,6 +7,9 @@ calls stays in this file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -15,10 +18,24 @@ COUNT_MIN, COUNT_SKETCH, RACE, EXACT, LAST, FIXED, KNORM = range(7)
 
 _F = np.float32
 _MAX_GAIN = _F(2.0**40)
-_FLAGS = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}
 
 
-@numba.njit(**_FLAGS)
+def _compiled(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Numba's njit, on disk where there is a place for it: a read-only install with no home compiles each time."""
+
+    def compile_it(function: Callable[..., Any]) -> Any:
+        options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+        try:
+            return numba.njit(*signature, cache=True, **options)(function)
+        except RuntimeError as error:
+            if "no locator" not in str(error):
+                raise
+            return numba.njit(*signature, **options)(function)
+
+    return compile_it
+
+
+@_compiled()
 def _exp(x, exponent, power):  # type: ignore[no-untyped-def]
     """x ← e^x for float32 x ≤ 0, to 2 ulp: the loop is a vector one, which calls of the C library's are not.
 
@@ -40,7 +57,7 @@ def _exp(x, exponent, power):  # type: ignore[no-untyped-def]
         x[i] *= power[i]
 
 
-@numba.njit(**_FLAGS)
+@_compiled()
 def _products(vector, columns, out, m):  # type: ignore[no-untyped-def]
     """out[s] ← Σ_d vector[d]·columns[d, s] for the first m columns."""
     for s in range(m):
@@ -55,7 +72,7 @@ def _products(vector, columns, out, m):  # type: ignore[no-untyped-def]
             out[s] += a * columns[d, s]
 
 
-@numba.njit(**_FLAGS)
+@_compiled()
 def _mixture(weights, rows, out, m):  # type: ignore[no-untyped-def]
     """out[d] ← Σ_s weights[s]·rows[s, d] over the first m rows."""
     for d in range(out.shape[0]):
@@ -70,7 +87,7 @@ def _mixture(weights, rows, out, m):  # type: ignore[no-untyped-def]
             out[d] += a * rows[s, d]
 
 
-@numba.njit(**_FLAGS)
+@_compiled()
 def _read(source, table, cells, gain, row):  # type: ignore[no-untyped-def]
     """A sketch's estimate at one item's cells; `row` is scratch for a median."""
     depth = cells.shape[0]
@@ -94,7 +111,7 @@ def _read(source, table, cells, gain, row):  # type: ignore[no-untyped-def]
     return (row[(depth - 1) // 2] + row[depth // 2]) / _F(2.0) / gain
 
 
-@numba.njit(**_FLAGS)
+@_compiled()
 def _add(table, cells, weight):  # type: ignore[no-untyped-def]
     for r in range(cells.shape[0]):
         if cells[r] < 0:
@@ -103,7 +120,7 @@ def _add(table, cells, weight):  # type: ignore[no-untyped-def]
             table[r, cells[r]] += weight
 
 
-@numba.njit(**_FLAGS)
+@_compiled()
 def _add_conservatively(table, cells, weights, target, done, m):  # type: ignore[no-untyped-def]
     """Conservative update of a Count-Min table by the first m pairs at once, as `CountMinSketch.add` does it."""
     depth = cells.shape[1]
@@ -130,7 +147,7 @@ def _add_conservatively(table, cells, weights, target, done, m):  # type: ignore
             table[r, cells[s, r]] = max(table[r, cells[s, r]], target[s])
 
 
-@numba.njit(**_FLAGS)
+@_compiled()
 def _attend(q, keys, values, logn, seen, p, exponent, power, mass, out, m):  # type: ignore[no-untyped-def]
     """out[h] ← attention of the scaled query over the seen ones of m pairs; mass ← its weights' mean over heads."""
     heads = q.shape[0]
@@ -159,7 +176,7 @@ def _attend(q, keys, values, logn, seen, p, exponent, power, mass, out, m):  # t
         mass[s] /= _F(heads)
 
 
-@numba.njit(**_FLAGS)
+@_compiled()
 def _mark_visible(seen, rank, importance, positions, t, k, sinks, recent, m):  # type: ignore[no-untyped-def]
     """seen ← the k pairs of DESIGN §2, step 2; `rank` is int32 scratch. Returns how many are hidden."""
     for s in range(m):
@@ -200,7 +217,7 @@ def _mark_visible(seen, rank, importance, positions, t, k, sinks, recent, m):  #
     return m - taken
 
 
-@numba.njit(**_FLAGS)
+@_compiled()
 def _nearest(victim, keys, norms, positions, sinks, newest_free, vector, dots, part, m):  # type: ignore[no-untyped-def]
     """The unprotected pair whose concatenated key has the largest cosine with the victim's, or -1 where none is."""
     heads, head_dim = keys.shape[0], keys.shape[1]
@@ -222,7 +239,7 @@ def _nearest(victim, keys, norms, positions, sinks, newest_free, vector, dots, p
     return found
 
 
-@numba.njit(**_FLAGS)
+@_compiled()
 def _norm(keys, s):  # type: ignore[no-untyped-def]
     total = _F(0.0)
     for h in range(keys.shape[0]):
@@ -241,7 +258,7 @@ _SIGNATURE = numba.int64(
 )  # fmt: skip
 
 
-@numba.njit(_SIGNATURE, **_FLAGS)
+@_compiled(_SIGNATURE)
 def scan(  # type: ignore[no-untyped-def]
     q, k, v, valid, new_cells, new_scores,
     keys, values, positions, counts, cells, scores, table, seen_before,
