@@ -26,7 +26,7 @@ demo: $(STAMP)
 	$(PY) -m sketch_eval.demo
 
 train: $(STAMP)
-	$(PY) -m sketch_eval.train
+	$(PY) -m sketch_eval.train --out runs/bundled
 
 bench: $(STAMP)
 	$(PY) benchmarks/speed.py
