@@ -1,0 +1,1 @@
+"""The trainer of the bundled model: `python -m sketch_eval.train --help`."""

@@ -1,0 +1,74 @@
+"""What one training run is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from sketch_eval.errors import UsageError
+
+Value = TypeVar("Value", int, float)
+
+
+def at_step(schedule: tuple[tuple[int, Value], ...], step: int) -> Value:
+    """The value of the last entry whose first step is not after ``step``."""
+    return [value for first, value in schedule if first <= step][-1]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run is. Every schedule counts steps, so a run that was paused or resumed is the same run."""
+
+    steps: int = 4000
+    cooldown: int = 800
+    """The learning rate falls along a cosine over this many last steps."""
+    warmup: int = 100
+    lengths: tuple[tuple[int, int], ...] = ((0, 128), (400, 256), (900, 512), (1500, 1024))
+    """(first step, row length in tokens): short rows, dense in drills, teach looking back; long ones stretch it."""
+    drills: tuple[tuple[int, float], ...] = ((0, 0.65), (900, 0.5))
+    """(first step, share of rows that are drills)."""
+    tokens: int = 4096
+    """Tokens a step."""
+    micro: int = 4096
+    """Tokens a forward pass: a step is tokens / micro passes."""
+    rate: float = 1e-3
+    decay: float = 0.1
+    seed: int = 0
+    vocabulary: int = 4096
+    positions: int = 1024
+    layers: int = 4
+    width: int = 256
+    heads: int = 4
+    device: str = "cpu"
+    """"cpu", "cuda" or "cuda:0" and so on."""
+    threads: int = 2
+    every: int = 100
+    """Steps between two evaluations."""
+    save_every: int = 50
+    limit: float = math.inf
+    """Seconds after which this process saves and stops, to be resumed later."""
+
+    def __post_init__(self) -> None:
+        if self.heads < 3 or self.width % (2 * self.heads):
+            raise UsageError(
+                f"heads={self.heads!r}: expected 3 or more, with twice the number dividing width={self.width}"
+            )
+        for name in ("steps", "tokens", "micro", "layers", "every", "save_every", "threads"):
+            if getattr(self, name) < (2 if name == "layers" else 1):
+                raise UsageError(f"{name}={getattr(self, name)!r}: expected {2 if name == 'layers' else 1} or more")
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise UsageError(f"device={self.device!r}: this machine has no CUDA device; use device=cpu")
+
+    def length(self, step: int) -> int:
+        """Tokens a row at this step."""
+        return min(at_step(self.lengths, step), self.positions)
+
+    def learning_rate(self, step: int) -> float:
+        """Warm-up, then level, then the cosine: a run can be made longer or shorter until the cool-down begins."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        left = (self.steps - step) / max(self.cooldown, 1)
+        return self.rate * (1.0 if left >= 1 else 0.02 + 0.98 * (1 - math.cos(math.pi * left)) / 2)
