@@ -74,15 +74,15 @@ def measure(lm: Any, limit: int, task_manager: Any) -> Row:
 
     start = time.perf_counter()
     results = lm_eval.simple_evaluate(
-        lm, tasks=list(TASKS), limit=limit, task_manager=task_manager, log_samples=False, bootstrap_iters=0
+        lm, tasks=list(TASKS), limit=limit, task_manager=task_manager, log_samples=False, bootstrap_iters=100
     )
     seconds = time.perf_counter() - start
     scores = results["results"]
-    recall, documents = scores["recall"]["acc,none"], 4 * limit
+    recall = scores["recall"]["acc,none"]
     counts, report = lm.counts.as_dict(), lm.get_model_info()["sketch_eval"]
     return Row(
         recall=recall,
-        recall_error=(recall * (1 - recall) / documents) ** 0.5,
+        recall_error=scores["recall"]["acc_stderr,none"],
         perplexity=scores["stdlib_text"]["byte_perplexity,none"],
         binding=counts["binding_requests"] / counts["requests"],
         bytes=report["ledger"],
@@ -101,7 +101,7 @@ def lines(rows: dict[str, Row]) -> list[tuple[str, ...]]:
                 f"{row.recall:.2f} ± {row.recall_error:.2f}",
                 f"{row.perplexity:.3f}",
                 "" if row is full else f"{row.perplexity / full.perplexity - 1:+.1%}",
-                "none: the full cache" if row.binding == 0 else f"{row.binding:.0%}",
+                "none = full" if row.binding == 0 else f"{row.binding:.0%}",
                 *kib.values(),
                 f"{row.bytes['saving']:.0%}",
                 f"{row.seconds:.0f}",
@@ -110,14 +110,23 @@ def lines(rows: dict[str, Row]) -> list[tuple[str, ...]]:
     return printed
 
 
-def markdown(title: str, printed: list[tuple[str, ...]]) -> str:
+def markdown(title: str, printed: list[tuple[str, ...]], made_by: str) -> str:
     """The table as a page."""
     grid = [HEADER, ("---",) + ("---:",) * (len(HEADER) - 1), *printed]
-    return "\n".join([f"# {title}", "", *("| " + " | ".join(line) + " |" for line in grid), "", *NOTES, ""])
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            *("| " + " | ".join(line) + " |" for line in grid),
+            "",
+            *(f"- {note}" for note in (*NOTES, made_by)),
+            "",
+        ]
+    )
 
 
 def main(
-    limit: Annotated[int, typer.Option(min=1, help="documents of each task")] = 12,
+    limit: Annotated[int, typer.Option(min=2, help="documents of each task")] = 12,
     cap: Annotated[int, typer.Option(min=13, help="max_cache_size of the bounded cells")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="sequences a pass")] = 8,
     output: Annotated[Path | None, typer.Option(help="also write the table to this Markdown file")] = None,
@@ -131,7 +140,7 @@ def main(
 
     transformers.logging.set_verbosity_error()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = Console() if sys.stdout.isatty() else Console(width=150)
     example = f"pretrained=bundled,max_cache_size={cap},width=512,depth=4,strategy=aggregate"
     command = f"lm_eval --model sketch_gpt2 --model_args {example} --tasks {','.join(TASKS)} --limit {limit}"
     console.print(
@@ -153,7 +162,11 @@ def main(
         table.add_row(*line)
     console.print(table)
     if output is not None:
-        output.write_text(markdown(title, printed), encoding="utf-8")
+        about = lm.get_model_info()["sketch_eval"]
+        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        made_by = f"Made by `python -m sketch_eval.demo --limit {limit} --cap {cap} --batch-size {batch_size}` with "
+        made_by += f"{versions}, at commit {about['commit']}; model {about['model_fingerprint'][:16]}."
+        output.write_text(markdown(title, printed, made_by), encoding="utf-8")
         console.print(f"written to {output}")
 
 
