@@ -38,6 +38,9 @@ _HARMLESS = {"batch_size", "max_batch_size", "logits_cache", "max_cpu_memory", "
 
 _NOTHING_SCORED: tuple[SketchCache | None, torch.Tensor, Iterator[int]] = (None, torch.empty(0), iter(()))
 
+_CPU_BATCH = 8
+"""What batch_size=auto is on a CPU."""
+
 _CACHE_OWNER = "sketch_eval:owner"
 
 
@@ -71,8 +74,9 @@ class SketchGPT2(HFLM):
             super().__init__(pretrained=pretrained, backend="causal", device=device, **arguments)
         except OSError as error:
             raise UsageError(
-                f"pretrained={pretrained!r} could not be loaded: {_first_line(error)} Check the name, the other "
-                "arguments and the network, or use pretrained=bundled, which is in this package"
+                f"pretrained={pretrained!r}{nearest(str(pretrained), ['bundled'])} could not be loaded: "
+                f"{_first_line(error)} Check the name, the other arguments and the network, or use pretrained=bundled, "
+                "which is in this package"
             ) from error
         # PEFT wraps the GPT-2 that has the layers.
         self._gpt2 = self.model.get_base_model() if self.peft else self.model
@@ -84,6 +88,12 @@ class SketchGPT2(HFLM):
         self._passes: dict[bytes, Count] = {}
         self._contexts: list[str] = []
         self._answers: defaultdict[str, deque[Count]] = defaultdict(deque)
+
+    def _detect_batch_size(self, requests: Any = None, pos: int = 0) -> int:
+        """HFLM's on a device whose memory it can fill; a CPU would spend minutes on probes that find no limit."""
+        if self.device.type == "cpu":
+            return min(_CPU_BATCH, self.max_batch_size)
+        return super()._detect_batch_size(requests, pos)
 
     def _get_config(self, pretrained: str, **arguments: Any) -> None:
         """HFLM's; other models than GPT-2 are refused here, before their weights are loaded."""

@@ -117,6 +117,7 @@ def test_counts_are_what_the_lengths_of_the_texts_make_them(checkpoint: str) -> 
     """DESIGN §2: a text of T tokens leaves a store of C with T - C evictions; padding and probing leave nothing."""
     cap, topk = 16, 5
     lm = make(checkpoint, batch_size="auto", max_cache_size=cap, topk=topk)
+    HFLM._detect_batch_size(lm)  # What `auto` does on a GPU: passes over nothing but probes.
     answers(lm)
 
     def tokens(text: str) -> int:
@@ -233,7 +234,7 @@ def test_results_say_what_is_needed_to_run_them_again(checkpoint: str) -> None:
         ({"decay": 1.5}, "decay=1.5: should be less than or equal to 1"),
         ({"recent": 1.5}, "recent=1.5: should be a whole number of tokens, or a fraction below 1"),
         ({"max_cache_size": 6, "sinks": 4}, "sinks=4 and recent=0.5 protect 7 pairs, more than max_cache_size=6"),
-        ({"importance": "h2o"}, "importance='h2o': should be 'count_min'"),
+        ({"importance": "h2o"}, "or 'knorm'; the control h2o is importance=exact,decay=1.0"),
         ({"importance": "race", "conservative": True}, "conservative=True is a Count-Min update"),
         ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
         ({"tp_plan": "auto"}, "tp_plan='auto': a layer's heads share one sketch"),
