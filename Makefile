@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: install test test-slow demo train bench lint format
+.PHONY: install test test-slow demo train tables bench lint format
 
 install: $(STAMP)
 
@@ -27,6 +27,9 @@ demo: $(STAMP)
 
 train: $(STAMP)
 	$(PY) -m sketch_eval.train --out runs/bundled
+
+tables: $(STAMP)
+	$(PY) -m sketch_eval.tables
 
 bench: $(STAMP)
 	$(PY) benchmarks/speed.py
