@@ -27,3 +27,14 @@ def stdlib_text() -> DatasetDict:
     """The excerpts of held-out modules as the split "test": module and page (the text)."""
     rows = [{"module": name, "page": text} for name, text in stdlib.excerpts()]
     return DatasetDict({"test": Dataset.from_list(rows)})
+
+
+def rolling_scores(doc: dict[str, str], results: list[float]) -> dict[str, tuple[float, int]]:
+    """(log-likelihood in nats, words or bytes it is spread over), as lm-eval's own wikitext task counts them."""
+    (likelihood,) = results
+    words, size = len(doc["page"].split()), len(doc["page"].encode())
+    return {
+        "word_perplexity": (likelihood, words),
+        "byte_perplexity": (likelihood, size),
+        "bits_per_byte": (likelihood, size),
+    }

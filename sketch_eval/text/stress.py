@@ -54,14 +54,3 @@ def dataset(kind: str, count: int = 50, seed: int = 0) -> DatasetDict:
         raise UsageError(f"kind={kind!r}: expected 'drift' or 'repeat'")
     write = drift if kind == "drift" else repeat
     return DatasetDict({"test": Dataset.from_list([{"page": write(f"{seed} {number}")} for number in range(count)])})
-
-
-def process_results(doc: dict[str, str], results: list[float]) -> dict[str, tuple[float, int]]:
-    """(log-likelihood in nats, words or bytes it is spread over), as lm-eval's own wikitext task counts them."""
-    (likelihood,) = results
-    words, size = len(doc["page"].split()), len(doc["page"].encode())
-    return {
-        "word_perplexity": (likelihood, words),
-        "byte_perplexity": (likelihood, size),
-        "bits_per_byte": (likelihood, size),
-    }

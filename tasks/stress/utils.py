@@ -6,9 +6,9 @@ from typing import Any
 
 from datasets import DatasetDict
 
-from sketch_eval.text import stress
+from sketch_eval.text import datasets, stress
 
-process_results = stress.process_results
+process_results = datasets.rolling_scores
 
 
 def drift(**_: Any) -> DatasetDict:
