@@ -9,6 +9,7 @@ import torch
 
 from sketch_eval.config import CacheConfig
 from sketch_eval.hashing import sign_hash, uniform
+from sketch_eval.importance.sketched import KEY_BITS
 from sketch_eval.sketches import CountMinSketch, CountSketch, RaceSketch, Sketch
 from sketch_eval.state import LayerState, Trace
 
@@ -167,7 +168,7 @@ class Oracle:
         if isinstance(self.sketch, RaceSketch):
             return self.sketch.encode(key.float().flatten())
         if self.cell.item == "key":
-            return sign_hash(key.numel(), 16, 1, self.cell.seed, self.layer)(key.float().flatten())[0]
+            return sign_hash(key.numel(), KEY_BITS, 1, self.cell.seed, self.layer)(key.float().flatten())[0]
         return torch.tensor(token if self.cell.item == "token" else self.t)
 
     def _make_sketch(self) -> Sketch | None:
