@@ -10,13 +10,19 @@ from sketch_eval.train.loop import train
 from sketch_eval.train.settings import Settings
 
 
+def schedule(text: str) -> tuple[tuple[int, float], ...]:
+    """`0:128,400:256` as (first step, value) pairs."""
+    pairs = (entry.split(":") for entry in text.split(","))
+    return tuple((int(step), float(value) if "." in value else int(value)) for step, value in pairs)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line (of this process where None) and train."""
     parser = argparse.ArgumentParser(prog="python -m sketch_eval.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint, the log and the model")
     for field in fields(Settings):
-        if isinstance(field.default, int | float | str):
-            parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+        kind = schedule if isinstance(field.default, tuple) else type(field.default)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
     chosen = vars(parser.parse_args(arguments))
     out = chosen.pop("out")
     train(Settings(**chosen), out)

@@ -25,18 +25,22 @@ def evaluate(
 ) -> dict[str, float]:
     """Held-out loss (nats a token, windows of ``length``), and per drill the share of answer tokens ranked first.
 
-    The same rows at every call of one length.
+    The books' loss stands by itself, as `heldout_books`. The same rows at every call of one length.
     """
     report: dict[str, float] = {"length": length}
     with torch.autocast(settings.device.split(":")[0], torch.bfloat16):
-        ids, _, positions = heldout.batch(0, rows, length, 0.0, settings.positions)
-        logits = model(
-            input_ids=ids.to(settings.device), position_ids=positions.to(settings.device), use_cache=False
-        ).logits
-        losses = torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten().to(settings.device)
-        )
-        report["heldout"] = round(losses.item(), 4)
+        for name, share in {"heldout": 0.0, "heldout_books": 1.0}.items():
+            if share and not len(heldout.books):
+                continue
+            heldout.book_share = share
+            ids, _, positions = heldout.batch(0, rows, length, 0.0, settings.positions)
+            logits = model(
+                input_ids=ids.to(settings.device), position_ids=positions.to(settings.device), use_cache=False
+            ).logits
+            losses = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten().to(settings.device)
+            )
+            report[name] = round(losses.item(), 4)
         for kind, (make, weight) in KINDS.items():
             rng = Random(f"evaluate {kind} {length}")
             right = asked = 0

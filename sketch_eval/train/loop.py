@@ -18,6 +18,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from sketch_eval.errors import UsageError
 from sketch_eval.text import stdlib
+from sketch_eval.train import books
 from sketch_eval.train.evaluate import evaluate
 from sketch_eval.train.mixture import Mixture
 from sketch_eval.train.model import build_model
@@ -75,11 +76,14 @@ def train(settings: Settings, folder: Path) -> GPT2LMHeadModel:
     if (folder / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     else:
-        tokenizer = train_tokenizer(settings.vocabulary, settings.positions)
+        tokenizer = (
+            PreTrainedTokenizerFast.from_pretrained(settings.start)
+            if settings.start
+            else train_tokenizer(settings.vocabulary, settings.positions)
+        )
         tokenizer.save_pretrained(folder)
-    mixture = Mixture(tokenizer, [text for _, text in stdlib.documents("train")], settings.seed)
-    heldout = Mixture(tokenizer, [text for _, text in stdlib.documents("heldout")], settings.seed + 1)
-    model = build_model(settings, tokenizer)
+    mixture, heldout = (_mixture(tokenizer, settings, split) for split in ("train", "heldout"))
+    model = load(settings.start).to(settings.device) if settings.start else build_model(settings, tokenizer)
     optimizer = build_optimizer(model, settings)
     first, seconds_before = 0, 0.0
     if (folder / "checkpoint.pt").exists():
@@ -93,9 +97,13 @@ def train(settings: Settings, folder: Path) -> GPT2LMHeadModel:
         optimizer.load_state_dict(state["optimizer"])
         first, seconds_before = state["step"], state["seconds"]
     print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(mixture.stream):,} tokens of text", flush=True
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(mixture.stream):,} tokens of the library, "
+        f"{len(mixture.books):,} of books",
+        flush=True,
     )
     print(json.dumps(asdict(settings)), flush=True)
+    if settings.books:
+        print(json.dumps(books.checksums(settings.books)), flush=True)
 
     start, running = time.monotonic(), 0.0
     for step in range(first, settings.steps):
@@ -120,6 +128,21 @@ def train(settings: Settings, folder: Path) -> GPT2LMHeadModel:
             break
     export(model, tokenizer, folder / "model")
     return model
+
+
+def _mixture(tokenizer: PreTrainedTokenizerFast, settings: Settings, split: stdlib.Split) -> Mixture:
+    """One split of the text that the settings name."""
+    texts = [text for _, text in stdlib.documents(split)]
+    novels = books.documents(settings.books, split) if settings.books else []
+    # A seed of its own: the drills that the held-out loss is taken on are not those trained on.
+    return Mixture(tokenizer, texts, settings.seed + (split == "heldout"), novels, settings.book_share)
+
+
+def load(folder: str) -> GPT2LMHeadModel:
+    """A GPT-2 to train further, in float32 and without dropout."""
+    return GPT2LMHeadModel.from_pretrained(
+        folder, dtype=torch.float32, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
+    ).train()
 
 
 def train_step(

@@ -1,4 +1,4 @@
-"""What the model is trained on: standard-library text, and drills that can only be done by looking back.
+"""What the model is trained on: standard-library text, novels where given, and drills that take looking back.
 
 A row is ``length`` token ids with a loss weight for each: how much predicting that token counts. What nobody could
 predict (random words, the first copy of a fact) weighs nothing; the answers weigh most.
@@ -24,13 +24,24 @@ ANSWER = 3.0  # an answer's weight beside a standard-library token's 1
 class Mixture:
     """Draws batches; number ``step`` is a function of (seed, step) alone, so that a resumed run sees the same data."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, texts: list[str], seed: int) -> None:
-        self.tokenizer, self.seed = tokenizer, seed
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        texts: list[str],
+        seed: int,
+        books: list[str] | None = None,
+        book_share: float = 0.0,
+    ) -> None:
+        self.tokenizer, self.seed, self.book_share = tokenizer, seed, book_share if books else 0.0
         self.end: int = tokenizer.eos_token_id
-        stream: list[int] = []
-        for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-            stream += [self.end, *ids]
-        self.stream = np.array(stream, dtype=np.int32)
+        self.stream, self.books = self._stream(texts), self._stream(books or [])
+
+    def _stream(self, texts: list[str]) -> np.ndarray:
+        """All texts as one run of ids, each after an end-of-text token."""
+        if not texts:
+            return np.empty(0, np.int32)
+        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return np.array([token for ids in encoded for token in (self.end, *ids)], dtype=np.int32)
 
     def batch(self, step: int, rows: int, length: int, drills: float, positions: int) -> tuple[Tensor, Tensor, Tensor]:
         """(ids, weights, position_ids), each [rows, length]; ``drills`` is the share of rows that are drills.
@@ -47,15 +58,16 @@ class Mixture:
         return ids, weights, offsets[:, None] + torch.arange(length)
 
     def text_row(self, rng: Random, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """A window of the library's text; half of the windows begin with the end-of-text token, as in scoring."""
-        at = between(rng, 0, len(self.stream) - length)
-        ids = self.stream[at : at + length].copy()
+        """A window of the library's text or of a book; half begin with the end-of-text token, as in scoring."""
+        stream = self.books if self.book_share and rng.random() < self.book_share else self.stream
+        at = between(rng, 0, len(stream) - length)
+        ids = stream[at : at + length].copy()
         if rng.random() < 0.5:
             ids[0] = self.end
         return ids, np.ones(length, np.float32)
 
     def drill_row(self, rng: Random, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """One drill, then standard-library text up to ``length``."""
+        """One drill, then text up to ``length``."""
         start = [self.end] if rng.random() < 0.5 else []
         if rng.random() < 0.1:
             ids, weights = random_ids(rng, length - len(start), len(self.tokenizer))

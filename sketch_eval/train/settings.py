@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -48,6 +49,12 @@ class Settings:
     every: int = 100
     """Steps between two evaluations."""
     save_every: int = 50
+    books: str = ""
+    """A folder of .txt novels to train on as well; none where it is empty."""
+    book_share: float = 0.6
+    """Share of the text windows that come from the books, where there are any."""
+    start: str = ""
+    """A folder that holds a model and its tokenizer to train further; a new model where it is empty."""
     limit: float = math.inf
     """Seconds after which this process saves and stops, to be resumed later."""
 
@@ -59,6 +66,12 @@ class Settings:
         for name in ("steps", "tokens", "micro", "layers", "every", "save_every", "threads"):
             if getattr(self, name) < (2 if name == "layers" else 1):
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected {2 if name == 'layers' else 1} or more")
+        if not 0 <= self.book_share <= 1:
+            raise UsageError(f"book_share={self.book_share!r}: expected a share of 0 to 1")
+        if self.start and not (Path(self.start) / "config.json").is_file():
+            raise UsageError(
+                f"start={self.start!r}: expected a folder that `train` or save_pretrained wrote a model to"
+            )
         if self.device != "cpu" and not torch.cuda.is_available():
             raise UsageError(f"device={self.device!r}: this machine has no CUDA device; use device=cpu")
 
