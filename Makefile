@@ -2,6 +2,7 @@
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PY := .venv/bin/python
+SKETCH := .venv/bin/sketch-eval
 STAMP := .venv/.installed
 
 .PHONY: install test test-slow demo train tables bench lint format
@@ -23,13 +24,13 @@ test-slow: $(STAMP)
 	$(PY) -m pytest -m slow
 
 demo: $(STAMP)
-	$(PY) -m sketch_eval.demo
+	$(SKETCH) sweep demo
 
 train: $(STAMP)
 	$(PY) -m sketch_eval.train --out runs/bundled
 
 tables: $(STAMP)
-	$(PY) -m sketch_eval.tables
+	$(SKETCH) sweep tasks
 
 bench: $(STAMP)
 	$(PY) benchmarks/speed.py

@@ -42,6 +42,23 @@ def versions() -> dict[str, str]:
     return found
 
 
+def sources() -> str:
+    """SHA-256 of this package's code and task files that a score depends on."""
+    package = Path(__file__).parent
+    tasks = package / "tasks" if (package / "tasks").is_dir() else package.parent / "tasks"
+    without = {"train", "leaderboard", "startup"}
+    files = [path for path in package.rglob("*.py") if not without.intersection(path.relative_to(package).parts)]
+    files = [path for path in files if path.parent.name != "sweep" or path.name in _SCORING]
+    digest = hashlib.sha256()
+    for path in sorted({*files, *tasks.rglob("*.yaml"), *tasks.rglob("*.py")} - {package / "cli.py"}):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+_SCORING = {"lm.py", "tasks.py", "work.py"}
+"""Of the sweep's modules, those that are between a request and its score."""
+
+
 def commit() -> str | None:
     """Commit of the checkout that this package runs from, with `-dirty` where it was changed; None outside one."""
     folder = Path(__file__).parents[1]

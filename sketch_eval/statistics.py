@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
 LEVEL = 0.95
+
+
+Kind = Literal["mean", "perplexity", "bits"]
 
 
 @dataclass(frozen=True)
@@ -18,33 +23,62 @@ class Score:
     Attributes:
         totals: [documents] what the metric sums: a number a document, or log-likelihoods in nats.
         weights: [documents] what it divides by: ones, or the tokens, bytes or words of each document.
-        perplexity: whether the score is exp(-total/weight), and not total/weight.
+        kind: the score is total/weight (`mean`), exp of minus that (`perplexity`), or minus that in bits (`bits`).
     """
 
     totals: NDArray[np.float64]
     weights: NDArray[np.float64]
-    perplexity: bool = False
+    kind: Kind = "mean"
 
     @classmethod
-    def mean(cls, values: list[float]) -> Score:
-        """The mean of a number a document."""
-        return cls(np.asarray(values, np.float64), np.ones(len(values)))
+    def mean(cls, values: list[Any]) -> Score:
+        """The mean of a number a document; a document whose value is None does not count."""
+        known = [value for value in values if value is not None]
+        return cls(np.asarray(known, np.float64), np.ones(len(known)))
 
     @classmethod
-    def weighted_perplexity(cls, pairs: list[tuple[float, float]]) -> Score:
-        """The perplexity of (log-likelihood in nats, tokens, bytes or words) pairs, one a document."""
+    def perplexity(cls, values: list[float]) -> Score:
+        """The perplexity of one log-likelihood in nats a document."""
+        return cls(np.asarray(values, np.float64), np.ones(len(values)), "perplexity")
+
+    @classmethod
+    def weighted(cls, pairs: list[tuple[float, float]], kind: Kind = "perplexity") -> Score:
+        """Of (log-likelihood in nats, tokens, bytes or words) pairs, one a document."""
         totals, weights = np.asarray(pairs, np.float64).reshape(-1, 2).T
-        return cls(totals, weights, perplexity=True)
+        return cls(totals, weights, kind)
 
     def of(self, picks: NDArray[np.intp]) -> NDArray[np.float64]:
         """The score of each row of ``picks``, indices of documents."""
         ratio = self.totals[picks].sum(-1) / self.weights[picks].sum(-1)
-        return np.exp(-ratio) if self.perplexity else ratio
+        if self.kind == "bits":
+            return -ratio / np.log(2)
+        return np.exp(-ratio) if self.kind == "perplexity" else ratio
 
     @property
     def value(self) -> float:
         """The score of all documents."""
         return float(self.of(np.arange(len(self.totals))))
+
+
+AGGREGATIONS: dict[str, Callable[[list[Any]], Score]] = {
+    "mean": Score.mean,
+    "known_mean": Score.mean,
+    "perplexity": Score.perplexity,
+    "weighted_perplexity": Score.weighted,
+    "bits_per_byte": lambda pairs: Score.weighted(pairs, "bits"),
+}
+"""lm-eval's aggregations of documents' values, by their function's name, that a score can be made of."""
+
+
+def average(scores: list[Score]) -> Score:
+    """The score of several runs over the same documents (hash seeds): each document's total is the runs' mean.
+
+    Raises:
+        ValueError: the runs are not of the same documents or of one kind.
+    """
+    for score in scores:
+        _check_pair(score, scores[0])
+    return Score(np.mean([score.totals for score in scores], axis=0), scores[0].weights, scores[0].kind)
 
 
 def resamples(documents: int, seed: int = 0, count: int = RESAMPLES) -> NDArray[np.intp]:
@@ -64,13 +98,17 @@ def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, 
 
     Not a number where the base is 0. Raises ValueError where the two are not of the same documents or of one kind.
     """
-    if score.perplexity != base.perplexity or not np.array_equal(score.weights, base.weights):
-        raise ValueError("two scores can be paired only on the same documents and of one kind")
+    _check_pair(score, base)
     picks = resamples(len(score.totals), seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = 100 * (score.of(picks) / base.of(picks) - 1)
         all_documents = 100 * (np.float64(score.value) / base.value - 1)
     return float(all_documents), *_percentiles(drawn)
+
+
+def _check_pair(score: Score, base: Score) -> None:
+    if score.kind != base.kind or not np.array_equal(score.weights, base.weights):
+        raise ValueError("two scores can be paired only on the same documents and of one kind")
 
 
 def _percentiles(drawn: NDArray[np.float64]) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def test_lm_evals_own_wikitext_and_lambada_run_and_are_bounded(home: Path) -> No
 
 def test_the_offline_config_runs_the_bundled_model_on_the_bundled_tasks(tmp_path: Path) -> None:
     """With the sketch's own depth and width among the model's arguments, which lm-eval hands to the tasks as well."""
-    config = Path(__file__).parents[1] / "configs" / "offline.yaml"
+    config = Path(__file__).parents[1] / "configs" / "lm_eval_bundled.yaml"
     command = [str(LM_EVAL), "run", "--config", str(config), "--limit", "1", "--output_path", str(tmp_path)]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     run = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True, cwd=tmp_path, check=False)

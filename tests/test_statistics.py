@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from lm_eval.api.registry import get_aggregation
 
-from sketch_eval.statistics import Score, difference, interval, resamples
+from sketch_eval.statistics import AGGREGATIONS, Score, average, difference, interval, resamples
 
 
 def test_a_mean_is_the_mean_and_its_interval_that_of_the_normal_law():
@@ -22,7 +23,7 @@ def test_a_mean_is_the_mean_and_its_interval_that_of_the_normal_law():
 
 def test_a_perplexity_is_weighted_by_tokens():
     # 10 tokens at 1/2 each and 30 at 1/4 each: exp of the mean over 40 tokens, not over the two documents.
-    score = Score.weighted_perplexity([(-10 * math.log(2), 10), (-30 * math.log(4), 30)])
+    score = Score.weighted([(-10 * math.log(2), 10), (-30 * math.log(4), 30)])
     assert score.value == pytest.approx(2 ** (10 / 40 + 2 * 30 / 40))
     assert interval(score) == pytest.approx((2.0, 4.0))
 
@@ -38,8 +39,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_a_difference_is_paired():
     noise = np.random.default_rng(2).normal(0, 50, 100)
-    base = Score.weighted_perplexity([(-300 + n, 100) for n in noise])
-    worse = Score.weighted_perplexity([(-300 + n - 100 * math.log(1.1), 100) for n in noise])
+    base = Score.weighted([(-300 + n, 100) for n in noise])
+    worse = Score.weighted([(-300 + n - 100 * math.log(1.1), 100) for n in noise])
     # Every document is a tenth worse, however much the documents differ: the paired interval has no width.
     assert difference(worse, base) == pytest.approx((10.0, 10.0, 10.0))
     low, high = interval(base)
@@ -62,6 +63,24 @@ def test_what_cannot_be_paired_or_drawn_is_refused():
     with pytest.raises(ValueError, match="same documents"):
         difference(Score.mean([1.0]), Score.mean([1.0, 2.0]))
     with pytest.raises(ValueError, match="of one kind"):
-        difference(Score.mean([1.0]), Score.weighted_perplexity([(1.0, 1.0)]))
+        difference(Score.mean([1.0]), Score.weighted([(1.0, 1.0)]))
     with pytest.raises(ValueError, match="no documents"):
         interval(Score.mean([]))
+
+
+def test_every_aggregation_is_lm_evals_own():
+    """The scores that the tables report are those of lm-eval's functions, on the same values."""
+    rng = np.random.default_rng(5)
+    pairs = [(float(-n * 2.5), float(n)) for n in rng.integers(5, 50, 40)]
+    for name in ("mean", "perplexity", "weighted_perplexity", "bits_per_byte"):
+        values = pairs if name.startswith(("weighted", "bits")) else [total / 50 for total, _ in pairs]
+        assert AGGREGATIONS[name](values).value == pytest.approx(get_aggregation(name)(values), rel=1e-12), name
+
+
+def test_seeds_are_averaged_document_by_document():
+    runs = [Score.weighted([(-10.0, 10), (-60.0, 20)]), Score.weighted([(-30.0, 10), (-20.0, 20)])]
+    both = average(runs)
+    assert both.totals.tolist() == [-20.0, -40.0]
+    assert both.value == pytest.approx(math.e**2)
+    with pytest.raises(ValueError, match="same documents"):
+        average([runs[0], Score.weighted([(-1.0, 1)])])

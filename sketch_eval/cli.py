@@ -1,0 +1,205 @@
+"""`sketch-eval`: from a grid of cells to a leaderboard, around lm-eval, which runs and scores."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sketch_eval import terminal
+from sketch_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from sketch_eval.sweep.sweep import Report
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
+console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+Config = Annotated[str, typer.Argument(help="a grid's YAML file, or a shipped one by name: demo, seed-144, controls …")]
+Output = Annotated[Path | None, typer.Option(help="folder of the runs; default: results/ and the config's name")]
+SHOWN = 40
+"""Rows that fit a terminal; a longer leaderboard is better read as a page."""
+
+
+def main() -> None:
+    """The command line: bad input is one line and status 1."""
+    # Progress bars and advice of the libraries below give way to one bar of ours.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except UsageError as error:
+        print(f"sketch-eval: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(
+            "sketch-eval: stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr
+        )
+        sys.exit(130)
+
+
+@app.command()
+def plan(
+    config: Config,
+    probe: Annotated[bool, typer.Option(help="load the model and measure its speed, to estimate the time")] = True,
+) -> None:
+    """List the cells of a grid: which are the same computation, and what each costs in bytes and time."""
+    grid = _read(config)
+    _quiet()
+    from sketch_eval.sweep import plan as planning
+
+    worker = None
+    if probe:
+        from sketch_eval.sweep.work import Worker
+
+        with console.status("loading the tasks and the model, and measuring its speed"):
+            worker = Worker(grid)
+            lines = planning.plan(grid, worker)
+    else:
+        lines = planning.plan(grid)
+    kinds = [line.kind for line in lines]
+    title = f"{kinds.count('sketch')} sketch cells, {kinds.count('control')} controls and the full cache"
+    console.print(terminal.plan_table(title, lines))
+    distinct, tasks = sum(line.runs for line in lines), list(worker.tasks if worker else grid.tasks)
+    if lines[0].bytes is None:
+        console.print(
+            f"No bytes: the config of {grid.model.pretrained!r} is not at hand; check the name and the network."
+        )
+    total = "" if worker is None else f", about {terminal.span(sum(line.seconds or 0.0 for line in lines))} here"
+    console.print(
+        f"{len(lines)} cells are {distinct} distinct computations; on {len(tasks)} tasks ({', '.join(tasks)}) that is "
+        f"{distinct * len(tasks)} runs{total}.",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def sweep(
+    config: Config,
+    output: Output = None,
+    on: Annotated[str, typer.Option(help="`here`, or `ray`: the workers of a Ray cluster")] = "here",
+    address: Annotated[
+        str | None, typer.Option(help="a Ray cluster's address; default: one started on this machine")
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="with --on ray: CPUs of each worker")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="with --on ray: GPUs of each worker, such as 0.5")] = 0.0,
+    wait: Annotated[bool, typer.Option(help="wait while another sweep is at work in the folder")] = False,
+) -> None:
+    """Run every cell of a grid that is not on disk yet, then write the leaderboard."""
+    grid = _read(config)
+    folder = _folder(config, output)
+    recruit = _crew(on, address, cpus, gpus)
+    _quiet()
+    from sketch_eval.sweep.sweep import sweep as run
+
+    start = time.perf_counter()
+    with terminal.Bar(console) as bar:
+        report = run(grid, folder, recruit, bar, wait, f"sketch-eval sweep {config}")
+    seconds = time.perf_counter() - start
+    _say(report, seconds)
+    _leaderboard(folder, None)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def leaderboard(
+    results: Annotated[Path, typer.Argument(help="a folder that `sketch-eval sweep` wrote")],
+    output: Annotated[Path | None, typer.Option(help="folder of the tables; default: the same")] = None,
+) -> None:
+    """Write leaderboard.md, .csv, .json and .html, and figures/, out of the finished runs."""
+    _leaderboard(results, output)
+
+
+@app.command()
+def reproduce(
+    row: Annotated[str, typer.Argument(help="a row's name, from the first column of leaderboard.csv")],
+    places: Annotated[
+        list[Path] | None, typer.Option("--in", help="leaderboard.json, or a folder with some; default: results")
+    ] = None,
+) -> None:
+    """Run one row again from what it records, and say whether the numbers are equal: status 1 where they are not."""
+    _quiet()
+    from sketch_eval import reproduce as again
+    from sketch_eval.sweep.sweep import Here
+
+    file, about, entry = again.find(row, places or [Path("results")])
+    cap = "" if entry["cap"] is None else f", cap {entry['cap']:.0f}"
+    console.print(f"{entry['row']} of {file}: {entry['cell']}{cap}, {entry['task']} {entry['metric']}")
+    with terminal.Bar(console) as bar:
+        comparison = again.reproduce(entry, about, Here, bar)
+    console.print(terminal.comparison_table(comparison))
+    for what, (then, now) in comparison.changed.items():
+        console.print(f"not as it was: {what} was {then}, is {now}")
+    exact = {"equal": ", bit for bit", "close": f" (within {again.CLOSE:g}), but not bit for bit"}
+    console.print(comparison.verdict + exact.get(comparison.verdict, ""))
+    if comparison.verdict == "different":
+        raise typer.Exit(1)
+
+
+def _read(config: str) -> Any:
+    from sketch_eval.sweep.grid import read
+
+    return read(config)
+
+
+def _folder(config: str, output: Path | None) -> Path:
+    return Path("results") / Path(config).stem if output is None else output
+
+
+def _crew(on: str, address: str | None, cpus: float, gpus: float) -> Callable[[Any], Any]:
+    if on == "here":
+        if address is not None:
+            raise UsageError(f"address={address!r} goes with --on ray")
+
+        def here(grid: Any) -> Any:
+            from sketch_eval.sweep.sweep import Here
+
+            return Here(grid)
+
+        return here
+    if on != "ray":
+        raise UsageError(f"on={on!r}: expected here or ray")
+    try:
+        from sketch_eval.sweep.on_ray import recruiter
+    except ImportError as error:
+        raise UsageError(f"on='ray' needs Ray ({error}); pip install 'sketch-eval[ray]'") from error
+    return recruiter(address, cpus, gpus)
+
+
+def _quiet() -> None:
+    """Leave the terminal to the progress bar."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def _say(report: Report, seconds: float) -> None:
+    """What a sweep did."""
+    outside = f"{1 - report.pass_seconds / seconds:.0%} outside of the model's passes"
+    console.print(
+        f"{len(report.ran)} runs in {terminal.span(seconds)}, of which {outside}; {len(report.kept)} were there "
+        f"already; {len(report.failed)} failed"
+    )
+    for job, reason in report.failed.items():
+        console.print(f"FAILED {job.name}: {reason}", markup=False)
+
+
+def _leaderboard(folder: Path, output: Path | None) -> None:
+    from sketch_eval.leaderboard.write import write
+
+    rows, page = write(folder, output)
+    if len({(row.cap, row.cell) for row in rows}) <= SHOWN:
+        console.print(terminal.leaderboard_table(rows))
+    console.print(f"leaderboard: {page}", soft_wrap=True)

@@ -1,0 +1,84 @@
+"""One row of a leaderboard: one metric of one task in one cell (DESIGN §7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row; every number of it is decided by what `reproduce` is given, so two runs of one sweep write equal rows.
+
+    Attributes:
+        row: its name, ten hexadecimal digits: what `sketch-eval reproduce` takes.
+        cell: the cell without its cap, e.g. `count_min 512×4 topk32`, or a control's name; `full` is the baseline.
+        kind: `full`, `control` (of the ladder of DESIGN §4) or `sketch`.
+        importance, strategy, topk, cap, width, depth, item, decay, conservative, normalize, sinks, recent: the cell;
+            NaN or empty where the cell has no such thing (a control has no width, the full cache no cap).
+        seeds: hash seeds that the row is the mean of, e.g. `0 1 2`.
+        task: lm-eval's name of the task.
+        metric: lm-eval's name of the metric.
+        higher_is_better: whether more of the metric is better.
+        needle_depth: where the fact stood, 0 (start) to 1 (end); NaN for all other metrics.
+        documents: how many were scored.
+        value, value_low, value_high: the metric and its 95% bootstrap interval over documents.
+        difference, difference_low, difference_high: to the full cache, in percent of its value, paired by document.
+        spread_low, spread_high: least and greatest value among the seeds; NaN with one seed.
+        binding: share of requests for which a pair was evicted or hidden, 0 to 1.
+        bound: whether any was: where not, the row is the full cache's and says nothing of the cell.
+        same_as: the row of the cell that is the same computation and was run for this one; empty for one run itself.
+        kv_bytes, sketch_bytes, total_bytes: of one sequence, all layers, steady; sketch_bytes are the table's, or of
+            the exact scores that a control keeps.
+        full_bytes: of the model's own cache at its full length.
+        saving: 1 - total_bytes / full_bytes.
+        command: a command line of lm-eval that scores the cell on the task.
+    """
+
+    row: str
+    cell: str
+    kind: str
+    importance: str
+    strategy: str
+    topk: float
+    cap: float
+    width: float
+    depth: float
+    item: str
+    decay: float
+    conservative: str
+    normalize: str
+    sinks: str
+    recent: str
+    seeds: str
+    task: str
+    metric: str
+    higher_is_better: bool
+    needle_depth: float
+    documents: int
+    value: float
+    value_low: float
+    value_high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    spread_low: float
+    spread_high: float
+    binding: float
+    bound: bool
+    same_as: str
+    kv_bytes: int
+    sketch_bytes: int
+    total_bytes: int
+    full_bytes: int
+    saving: float
+    command: str
+
+
+COLUMNS = [field.name for field in fields(Row)]
+
+
+def frame(rows: list[Row]) -> pd.DataFrame:
+    """The rows as a data frame, one column an attribute, in their order."""
+    return pd.DataFrame([vars(row) for row in rows], columns=COLUMNS)

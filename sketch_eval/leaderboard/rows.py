@@ -1,0 +1,233 @@
+"""Rows out of finished runs: values, intervals, differences to the full cache, bytes (DESIGN §7)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sketch_eval.config import CacheConfig
+from sketch_eval.errors import UsageError
+from sketch_eval.leaderboard.row import Row
+from sketch_eval.leaderboard.tables import NOTES
+from sketch_eval.statistics import AGGREGATIONS, Score, average, difference, interval
+from sketch_eval.sweep.cells import FULL, computation, kind, name, reads
+from sketch_eval.sweep.grid import Block, Grid, Task
+from sketch_eval.sweep.store import Store, digest
+from sketch_eval.sweep.sweep import computations, seeded
+from sketch_eval.sweep.work import Job, identity, spell
+
+NONE = float("nan")
+
+
+class Sweep:
+    """The finished runs of a sweep's folder.
+
+    Args:
+        folder: the folder, as `sketch-eval sweep` left it.
+
+    Raises:
+        UsageError: it is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store = folder, Store(folder)
+        try:
+            self.about: dict[str, Any] = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+            self.grid = Grid(**self.about["grid"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(
+                f"results={str(folder)!r}: no finished sweep there ({type(error).__name__}); give a folder that "
+                "`sketch-eval sweep` wrote"
+            ) from error
+        self._records: dict[Job, dict[str, Any] | None] = {}
+
+    @cached_property
+    def missing(self) -> list[Job]:
+        """Jobs of the grid that are not on disk."""
+        jobs = [Job(cell, task) for cell in computations(self.grid) for task in self.about["tasks"]]
+        return [job for job in jobs if self.record(job) is None]
+
+    def record(self, job: Job) -> dict[str, Any] | None:
+        """A job's record; None where it is not on disk."""
+        if job not in self._records:
+            path = self.store.find(digest(identity(self.about, job)))
+            self._records[job] = None if path is None else self.store.read(path)
+        return self._records[job]
+
+    def rows(self) -> list[Row]:
+        """Every metric of every task of every cell that is on disk, beside the full cache's.
+
+        Cells that are one computation have a row each; all but the first say whose run they show.
+        """
+        first: dict[tuple[Any, ...], str] = {}
+        rows = []
+        for cell, task, jobs, records in self._finished():
+            for row in self._rows(cell, task, jobs, records):
+                shown = first.setdefault((*jobs, row.metric), row.row)
+                rows.append(row if shown == row.row else replace(row, same_as=shown))
+        return rows
+
+    def timings(self) -> list[dict[str, Any]]:
+        """Measured times by row, of the run that it shows: they differ from one run to the next, so they stand apart.
+
+        `tokens_per_second` is of the model's passes and None where there were none (every request was the full
+        cache's); `seconds` is the whole run's, `pass_seconds` that of its passes.
+        """
+        found = []
+        for cell, task, _, records in self._finished():
+            total = {key: sum(run["times"][key] for run in records) for key in ("seconds", "pass_seconds", "tokens")}
+            speed = total["tokens"] / total["pass_seconds"] if total["tokens"] else None
+            found += [
+                {"row": self.row_name(cell, task, metric), "tokens_per_second": speed} | total
+                for metric in self._metrics(task, records[0])
+            ]
+        return found
+
+    def _finished(self) -> Iterator[tuple[CacheConfig, str, list[Job], list[dict[str, Any]]]]:
+        """(cell, task, its computations, their records) of what is on disk, where the full cache's run is."""
+        for cell in dict.fromkeys((FULL, *self.grid.expand())):
+            for task in self.about["tasks"]:
+                jobs = list(dict.fromkeys(Job(computation(one), task) for one in seeded(self.grid, cell)))
+                records = [record for job in jobs if (record := self.record(job)) is not None]
+                if len(records) == len(jobs) and self.record(Job(FULL, task)) is not None:
+                    yield cell, task, jobs, records
+
+    def _metrics(self, task: str, record: dict[str, Any]) -> dict[str, str]:
+        """The metrics of a run that the grid wants tabled, `metric` or `metric,filter`, with their aggregations."""
+        wanted = self.about["tasks"][task]["metrics"]
+        found = {label: wanted[label.split(",")[0]] for label in record["values"] if label.split(",")[0] in wanted}
+        return {label: found[label] for metric in wanted for label in found if label.split(",")[0] == metric}
+
+    def _rows(self, cell: CacheConfig, task: str, jobs: list[Job], records: list[dict[str, Any]]) -> Iterator[Row]:
+        """The metrics of one cell, over its seeds, on one task."""
+        full = self.record(Job(FULL, task))
+        assert full is not None
+        requests = sum(run["counts"]["requests"] for run in records)
+        binding = sum(run["counts"]["binding_requests"] for run in records) / max(requests, 1)
+        for metric, aggregation in self._metrics(task, full).items():
+            base = AGGREGATIONS[aggregation](full["values"][metric])
+            if not len(base.totals):
+                continue
+            scores = [AGGREGATIONS[aggregation](run["values"][metric]) for run in records]
+            each = [score.value for score in scores]
+            share = _share(metric, binding, cell)
+            yield Row(
+                row=self.row_name(cell, task, metric),
+                **_cell_columns(cell),
+                seeds=" ".join(str(job.cell.seed) for job in jobs) if reads(cell, "seed") else "",
+                task=task,
+                metric=metric,
+                higher_is_better=self.about["tasks"][task]["higher_is_better"][metric.split(",")[0]],
+                needle_depth=_needle_depth(task, metric),
+                documents=len(base.totals),
+                **_score_columns(average(scores), base),
+                spread_low=min(each) if len(each) > 1 else NONE,
+                spread_high=max(each) if len(each) > 1 else NONE,
+                binding=share,
+                bound=share > 0,
+                same_as="",
+                **_byte_columns(records[0]["ledger"]),
+                command=self._command(cell, task),
+            )
+
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """By row, the grid of that row alone: what `reproduce` needs."""
+        found: dict[str, dict[str, Any]] = {}
+        for cell, task, _, records in self._finished():
+            limit, shots = self._options(task)
+            alone = Grid(
+                model=self.grid.model,
+                tasks={task: Task(limit=limit, num_fewshot=shots)},
+                cells=(Block(**cell.model_dump(exclude={"seed"})),),
+                seeds=self.grid.seeds,
+            ).model_dump(mode="json")
+            found |= {self.row_name(cell, task, metric): alone for metric in self._metrics(task, records[0])}
+        return found
+
+    def description(self) -> dict[str, Any]:
+        """What the sweep was, for the head of its tables."""
+        fixed, commits = self.about["fixed"], set()
+        tasks = {}
+        for _, task, _, records in self._finished():
+            commits |= {str(record["commit"]) for record in records}
+            fingerprint = self.about["tasks"][task]["identity"]["fingerprint"]
+            primary = next(iter(self._metrics(task, records[0])), "")
+            tasks[task] = {"documents": records[0]["documents"], "fingerprint": fingerprint, "primary": primary}
+        model = {"pretrained": self.grid.model.pretrained, "fingerprint": fixed["model_fingerprint"]}
+        model |= {"tokenizer_fingerprint": fixed["tokenizer_fingerprint"], "dtype": fixed["dtype"]}
+        return {
+            "name": self.folder.resolve().name,
+            "description": self.grid.description,
+            "command": self.about["command"],
+            "model": model | {key: fixed[key] for key in ("device", "batch_size", "max_length")},
+            "versions": fixed["versions"],
+            "sources": fixed["sources"],
+            "commit": ", ".join(sorted(commits)),
+            "tasks": tasks,
+            "notes": list(NOTES),
+        }
+
+    def row_name(self, cell: CacheConfig, task: str, metric: str) -> str:
+        """Ten hexadecimal digits that stand for a row, whatever the versions it was made with."""
+        asked = [cell.model_dump(), self.grid.seeds, self.grid.model.model_dump(mode="json"), task, metric]
+        return digest([*asked, *self._options(task)])[:10]
+
+    def _options(self, task: str) -> tuple[int | None, int | None]:
+        """(limit, num_fewshot) of a task."""
+        asked = self.about["tasks"][task]["identity"]
+        return asked["limit"], asked["num_fewshot"]
+
+    def _command(self, cell: CacheConfig, task: str) -> str:
+        """lm-eval's command line for a cell and a task."""
+        model, (limit, shots) = self.grid.model, self._options(task)
+        options = {"limit": limit, "num_fewshot": shots or None, "device": model.device, "batch_size": model.batch_size}
+        given = " ".join(f"--{option} {value}" for option, value in options.items() if value is not None)
+        return f"lm_eval run --model sketch_gpt2 --model_args {spell(model, cell)} --tasks {task} {given}"
+
+
+def _cell_columns(cell: CacheConfig) -> dict[str, Any]:
+    """The columns that say what the cell is."""
+    full, shown = cell.max_cache_size is None, {"cell": name(cell), "kind": kind(cell)}
+    words = {field: "" if full else str(getattr(cell, field)) for field in ("importance", "strategy", "normalize")}
+    words |= {field: "" if full else str(getattr(cell, field)) for field in ("sinks", "recent")}
+    words |= {field: str(getattr(cell, field)) if reads(cell, field) else "" for field in ("item", "conservative")}
+    numbers = {
+        field: float(getattr(cell, field)) if reads(cell, field) else NONE for field in ("width", "depth", "decay")
+    }
+    return shown | words | numbers | {
+        "topk": NONE if cell.topk is None else float(cell.topk),
+        "cap": NONE if cell.max_cache_size is None else float(cell.max_cache_size),
+    }  # fmt: skip
+
+
+def _score_columns(score: Score, base: Score) -> dict[str, Any]:
+    """The columns of the value and of its difference to the full cache."""
+    low, high = interval(score)
+    change, change_low, change_high = difference(score, base)
+    value = {"value": score.value, "value_low": low, "value_high": high}
+    return value | {"difference": change, "difference_low": change_low, "difference_high": change_high}
+
+
+def _byte_columns(ledger: dict[str, Any]) -> dict[str, Any]:
+    """The columns of the memory ledger (DESIGN §6)."""
+    kept = {name: ledger[name] for name in ("kv_bytes", "sketch_bytes", "full_bytes", "saving")}
+    return kept | {"total_bytes": ledger["steady_bytes"]}
+
+
+def _share(metric: str, binding: float, cell: CacheConfig) -> float:
+    """Share of binding requests for a metric: one of a bucket of positions is not bound by what comes after it."""
+    bucket, cap = re.search(r"_\d+_(\d+)$", metric), cell.max_cache_size
+    if bucket is None or cap is None or not binding:
+        return binding
+    return float(int(bucket[1]) >= min(cap, cell.visible or cap))
+
+
+def _needle_depth(task: str, metric: str) -> float:
+    """Where the fact stood that a metric asks for, 0 to 1; not a number for other metrics."""
+    found = re.fullmatch(r"acc_depth_(\d+)", metric) or (re.search(r"_depth_(\d+)$", task) if metric == "acc" else None)
+    return int(found[1]) / 100 if found else NONE

@@ -1,0 +1,156 @@
+"""The tables that two runs of one sweep write alike, byte for byte: leaderboard.md, .csv and .json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sketch_eval.leaderboard.row import COLUMNS, Row
+
+NOTES = (
+    "Each entry of a table: score [95% interval]; its difference to the full cache in percent, or as a ratio (×) where "
+    "it is large [95% interval]; share of requests that were binding, for which a pair was evicted or hidden.",
+    "An entry `= full` bound nothing: it is the full cache, and says nothing of the cell.",
+    "The intervals are of a bootstrap over documents (2000 resamples, seed 0); the difference's is paired, the same "
+    "documents drawn from both. Where every document scored the same, an interval has no width: there are few "
+    "documents, not an exact score.",
+    "Documents longer than the model's positions are scored in lm-eval's disjoint windows, with an empty cache at the "
+    "start of each.",
+    "Bytes are one sequence's cache, all layers, counted from the tensors; `sketch` is the table, or the exact scores "
+    "that a control keeps instead.",
+)
+
+
+def write(folder: Path, rows: list[Row], about: dict[str, Any], runs: list[dict[str, Any]]) -> list[Path]:
+    """Write the three tables.
+
+    Args:
+        folder: where to.
+        rows: the rows.
+        about: what the sweep was: name, description, command, model, versions, commit, tasks, notes.
+        runs: for each row, what `reproduce` needs.
+    """
+    entries = [
+        {**{key: _json(value) for key, value in asdict(row).items()}, "run": run}
+        for row, run in zip(rows, runs, strict=True)
+    ]
+    texts = {
+        "leaderboard.md": markdown(rows, about),
+        "leaderboard.csv": _csv(rows),
+        "leaderboard.json": json.dumps({"about": about, "rows": entries}, indent=1, ensure_ascii=False) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
+
+
+def markdown(rows: list[Row], about: dict[str, Any]) -> str:
+    """The rows as a page: a table for each family of tasks and metric, then the bytes."""
+    model = about["model"]
+    page = [
+        f"# {about['name']}\n",
+        *([about["description"].strip() + "\n"] if about["description"] else []),
+        f"Made by `{about['command']}` at commit {about['commit']}. Model {model['pretrained']}, fingerprint "
+        f"{model['fingerprint'][:12]}…, {model['dtype']}; "
+        + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        + ".\n",
+        *(f"- {note}" for note in about["notes"]),
+        "- Documents: " + ", ".join(f"{task} {entry['documents']}" for task, entry in about["tasks"].items()) + ".",
+        "- A row's name for `sketch-eval reproduce` is in `leaderboard.csv`, with whatever is left out here.\n",
+    ]
+    groups: defaultdict[tuple[str, str], dict[tuple[str, str], None]] = defaultdict(dict)
+    for row in rows:
+        groups[_family(row)][row.task, row.metric] = None
+    places = list(dict.fromkeys(_place(row) for row in sorted(rows, key=_by_cap)))
+    found = {(row.task, row.metric, *_place(row)): row for row in rows}
+    for (family, metric), columns in groups.items():
+        page.append(_section(f"{family}: {metric}", list(columns), places, found))
+    page.append(_bytes({_place(row): row for row in sorted(rows, key=_by_cap)}))
+    return "\n".join(page)
+
+
+def entry(row: Row) -> str:
+    """One row as an entry of a table."""
+    value = f"{_short(row.value)} [{_short(row.value_low)}, {_short(row.value_high)}]"
+    if row.kind == "full":
+        return value
+    if not row.bound:
+        return f"{_short(row.value)} = full"
+    change = "" if math.isnan(row.difference) else f"; {_change(row)}"
+    return f"{value}{change}; {row.binding:.0%}"
+
+
+def _by_cap(row: Row) -> float:
+    return 0.0 if math.isnan(row.cap) else row.cap
+
+
+def _place(row: Row) -> tuple[str, str]:
+    return "" if math.isnan(row.cap) else f"{row.cap:.0f}", row.cell
+
+
+def _family(row: Row) -> tuple[str, str]:
+    """(family, metric) of the table that a row goes into: tasks of several lengths share one, parts of a metric too."""
+    part = re.sub(r"(_\d+)+$", "", row.metric)
+    return (row.task, part) if part != row.metric else (re.sub(r"(_depth)?_\d+$", "", row.task), row.metric)
+
+
+def _section(title: str, columns: list[tuple[str, str]], places: list[tuple[str, str]], found: dict[Any, Row]) -> str:
+    """A table: a line a cap and cell, a column a task or metric."""
+    names = [task if len({one for one, _ in columns}) > 1 else metric for task, metric in columns]
+    lines = [f"## {title}\n", _line(["cap", "cell", *names]), _line(["---:", "---", *["---"] * len(names)])]
+    for cap, cell in places:
+        shown = [found.get((*column, cap, cell)) for column in columns]
+        if any(shown):
+            cells = ["" if row is None else entry(row) for row in shown]
+            lines.append(_line([cap, cell, *cells]))
+    return "\n".join([*lines, ""])
+
+
+def _bytes(rows: dict[tuple[str, str], Row]) -> str:
+    """Bytes of one sequence's cache, all layers."""
+    header = ["cap", "cell", "KV KiB", "sketch KiB", "total KiB", "saving"]
+    lines = ["## Memory of one sequence\n", _line(header), _line(["---:", "---", *["---:"] * 4])]
+    for (cap, cell), row in rows.items():
+        kib = [f"{size / 1024:,.1f}" for size in (row.kv_bytes, row.sketch_bytes, row.total_bytes)]
+        lines.append(_line([cap, cell, *kib, f"{row.saving:.1%}"]))
+    return "\n".join([*lines, ""])
+
+
+def _change(row: Row) -> str:
+    """The difference to the full cache with its interval."""
+    numbers = (row.difference, row.difference_low, row.difference_high)
+    if max(abs(number) for number in numbers) < 200:
+        return "{:+.1f}% [{:+.1f}, {:+.1f}]".format(*numbers)
+    return "{}× [{}, {}]".format(*(_short(1 + number / 100) for number in numbers))
+
+
+def _short(number: float) -> str:
+    """Three digits or so."""
+    if math.isnan(number):
+        return "–"
+    return f"{number:.3f}" if abs(number) < 10 else f"{number:.1f}" if abs(number) < 1000 else f"{number:,.0f}"
+
+
+def _csv(rows: list[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: "" if _json(value) is None else value for key, value in asdict(row).items()})
+    return text.getvalue()
+
+
+def _json(value: Any) -> Any:
+    """JSON has no word for what is no number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _line(entries: list[str]) -> str:
+    return "| " + " | ".join(entries) + " |"

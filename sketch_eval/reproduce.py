@@ -1,0 +1,114 @@
+"""`sketch-eval reproduce`: one row of a leaderboard again, from what the row itself records."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sketch_eval.config import nearest
+from sketch_eval.errors import UsageError
+from sketch_eval.leaderboard.rows import Sweep
+from sketch_eval.sweep.grid import Grid
+from sketch_eval.sweep.sweep import Crew, Watcher, sweep
+
+COMPARED = (
+    "documents", "value", "value_low", "value_high", "difference", "difference_low", "difference_high",
+    "spread_low", "spread_high", "binding", "kv_bytes", "sketch_bytes", "total_bytes",
+)  # fmt: skip
+CLOSE = 1e-4
+"""Relative difference that another machine's arithmetic may make (DESIGN §5)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row then and now.
+
+    Attributes:
+        recorded: the row's numbers as the leaderboard has them, by column.
+        now: the same columns, measured now.
+        changed: of what decides a number (versions, fingerprints), (then, now) of what is not as it was.
+    """
+
+    recorded: dict[str, Any]
+    now: dict[str, Any]
+    changed: dict[str, tuple[Any, Any]]
+
+    @property
+    def verdict(self) -> str:
+        """`equal`, bit for bit; `close`, within 1e-4 of each number; or `different`."""
+        if all(self.recorded[key] == self.now[key] for key in COMPARED):
+            return "equal"
+        return "close" if all(_close(self.recorded[key], self.now[key]) for key in COMPARED) else "different"
+
+
+def find(row: str, places: list[Path]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """(file, head of the leaderboard, row) of a row by its name, or the beginning of it, in leaderboard.json files.
+
+    Raises:
+        UsageError: no leaderboard, no such row, or several.
+    """
+    files = [
+        path for place in places for path in ([place] if place.is_file() else sorted(place.glob("**/leaderboard.json")))
+    ]
+    if not files:
+        raise UsageError(f"in={', '.join(map(str, places))}: no leaderboard.json there; give a leaderboard's folder")
+    found, known = [], []
+    for file in files:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            names = [entry["row"] for entry in content["rows"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"in={str(file)!r} is no leaderboard that `sketch-eval leaderboard` wrote") from error
+        known += names
+        found += [(file, content["about"], entry) for entry in content["rows"] if entry["row"].startswith(row)]
+    if len({entry["row"] for _, _, entry in found}) != 1:
+        many = "several rows begin so" if found else f"no such row{nearest(row, known)}"
+        raise UsageError(f"row={row!r}: {many}; the first column of leaderboard.csv names them")
+    return found[0]
+
+
+def reproduce(
+    entry: dict[str, Any], about: dict[str, Any], recruit: Callable[[Grid], Crew], watcher: Watcher
+) -> Comparison:
+    """Run a row's cell and the full cache on its task, in a folder of its own, and compare.
+
+    Raises:
+        UsageError: the model or the task cannot be had.
+        RuntimeError: a run failed.
+    """
+    grid = Grid(**entry["run"])
+    with TemporaryDirectory() as scratch:
+        report = sweep(grid, Path(scratch), recruit, watcher)
+        if report.failed:
+            raise RuntimeError("; ".join(report.failed.values()))
+        again = Sweep(Path(scratch))
+        (row,) = [row for row in again.rows() if row.row == entry["row"]]
+        then, now = _deciders(about, entry["task"]), _deciders(again.description(), entry["task"])
+    numbers = {key: None if _unknown(getattr(row, key)) else getattr(row, key) for key in COMPARED}
+    changed = {key: (then.get(key), now.get(key)) for key in then | now if then.get(key) != now.get(key)}
+    return Comparison({key: entry[key] for key in COMPARED}, numbers, changed)
+
+
+def _deciders(about: dict[str, Any], task: str) -> dict[str, Any]:
+    """What a number depends on beside the row's own settings."""
+    model = {f"model {key}": value for key, value in about["model"].items()}
+    documents = {
+        "documents' fingerprint": about["tasks"][task]["fingerprint"],
+        "sources of sketch_eval": about["sources"],
+    }
+    return model | documents | about["versions"]
+
+
+def _unknown(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _close(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=CLOSE, abs_tol=CLOSE)

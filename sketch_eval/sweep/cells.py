@@ -1,0 +1,79 @@
+"""Cells by name, and which of them are one computation (DESIGN §7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sketch_eval.config import CONTROLS, CacheConfig
+
+SKETCHES = ("count_min", "count_sketch", "race")
+FULL = CacheConfig(max_cache_size=None)
+
+_READS: dict[str, set[str]] = {
+    "count_min": {"width", "depth", "item", "decay", "conservative", "seed"},
+    "count_sketch": {"width", "depth", "item", "decay", "seed"},
+    "race": {"width", "depth", "decay", "seed"},
+    "exact": {"decay"},
+    "last": set(),
+    "recency": set(),
+    "random": {"seed"},
+    "knorm": set(),
+}
+"""The fields that each importance source reads, of those that not all of them read."""
+_SOURCE_FIELDS = {"width", "depth", "item", "decay", "conservative", "seed"}
+
+
+def reads(cell: CacheConfig, field: str) -> bool:
+    """Whether a cell's numbers depend on a field of its importance source, such as `width` or `seed`."""
+    return cell.max_cache_size is not None and field in _READS[cell.importance]
+
+
+def computation(cell: CacheConfig) -> CacheConfig:
+    """The cell with the default in every field that decides nothing in it: equal for cells that compute the same."""
+    if cell.max_cache_size is None:
+        return FULL
+    unread = {field: CacheConfig.model_fields[field].default for field in _SOURCE_FIELDS if not reads(cell, field)}
+    return cell.model_copy(update=unread | {"topk": cell.visible})
+
+
+def kind(cell: CacheConfig) -> str:
+    """`full`, `control` (DESIGN §4) or `sketch`."""
+    if cell.max_cache_size is None:
+        return "full"
+    return "sketch" if cell.importance in SKETCHES else "control"
+
+
+def name(cell: CacheConfig) -> str:
+    """A cell without its cap and seed, in a reader's words: `window`, `count_min 512×4 topk32`, `exact aggregate`."""
+    if cell.max_cache_size is None:
+        return "full"
+    head, spoken = str(cell.importance), {"importance"}
+    if cell.importance in SKETCHES:
+        head += f" {cell.width}×{cell.depth}"
+    for control, changes in CONTROLS.items():
+        # The control that says most of the cell: h2o rather than exact.
+        if len(changes) >= len(spoken) and all(getattr(cell, field) == value for field, value in changes.items()):
+            head, spoken = control, set(changes)
+    parts = [head]
+    if cell.strategy == "aggregate":
+        parts.append("aggregate")
+    elif cell.topk is not None:
+        parts.append(f"topk{cell.topk}")
+    for field in ("item", "decay", "conservative"):
+        if reads(cell, field) and field not in spoken:
+            parts += _unlike_default(cell, field)
+    for field in ("sinks", "recent", "normalize"):
+        if field not in spoken:
+            parts += _unlike_default(cell, field)
+    return " ".join(parts)
+
+
+def _unlike_default(cell: CacheConfig, field: str) -> list[str]:
+    value = getattr(cell, field)
+    return [] if value == CacheConfig.model_fields[field].default else [f"{field}={value}"]
+
+
+def arguments(cell: CacheConfig) -> dict[str, Any]:
+    """What to write after `--model_args` for a cell: the fields that are not at their defaults, and the cap."""
+    given = {field: value for field, value in cell.model_dump().items() if _unlike_default(cell, field)}
+    return {"max_cache_size": cell.max_cache_size} | given

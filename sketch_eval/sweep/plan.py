@@ -1,0 +1,120 @@
+"""`sketch-eval plan`: what a sweep will run, and what each cell costs in bytes and, by a short probe, in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.utils import get_rolling_token_windows
+from transformers import AutoConfig
+
+from sketch_eval import attention, bundled
+from sketch_eval.config import CacheConfig
+from sketch_eval.ledger import ledger
+from sketch_eval.sweep.cells import FULL, computation, kind, name, reads
+from sketch_eval.sweep.grid import Grid, Model
+from sketch_eval.sweep.lm import SweepLM
+from sketch_eval.sweep.sweep import seeded
+from sketch_eval.sweep.tasks import LoadedTask
+from sketch_eval.sweep.work import Worker
+
+PROBED = 4
+"""Requests in a probe: enough for a speed, and few enough for a second or two each on a CPU."""
+
+
+@dataclass
+class Line:
+    """One cell of the plan.
+
+    Attributes:
+        number: from 1 on, in the grid's order; the full cache is 0.
+        name: the cell without its cap.
+        cap: its cap; None for the full cache.
+        same_as: number of the cell that is the same computation and comes first; None where none does.
+        runs: computations it adds for each task: its seeds, or 0.
+        kind: `full`, `control` or `sketch`.
+        bytes: the ledger, in bytes of one sequence; None where the model's config is not at hand.
+        seconds: what all tasks will take; None where it was not probed.
+    """
+
+    number: int
+    name: str
+    cap: int | None
+    same_as: int | None
+    runs: int
+    kind: str
+    bytes: dict[str, Any] | None
+    seconds: float | None = None
+
+
+def plan(grid: Grid, worker: Worker | None = None) -> list[Line]:
+    """The cells of a grid; with a worker, its speed is probed and each cell's time estimated.
+
+    Raises:
+        UsageError: the model is no GPT-2.
+    """
+    model = _model(grid.model) if worker is None else (worker.lm.config, worker.lm.model.dtype, worker.lm.max_length)
+    seen: dict[CacheConfig, int] = {}
+    lines, cells = [], []
+    for number, cell in enumerate([FULL, *(cell for cell in grid.expand() if cell.max_cache_size is not None)]):
+        copies = dict.fromkeys(computation(one) for one in seeded(grid, cell))
+        first = min((seen[copy] for copy in copies if copy in seen), default=None)
+        fresh = [copy for copy in copies if copy not in seen]
+        seen |= dict.fromkeys(fresh, number)
+        bytes_ = None if model is None else ledger(cell, *model)
+        lines.append(Line(number, name(cell), cell.max_cache_size, first, len(fresh), kind(cell), bytes_))
+        cells.append(cell)
+    if worker is not None:
+        lengths = [length for task in worker.tasks.values() for length in passes(worker.lm, task)]
+        speeds: dict[Any, float] = {}
+        for line, cell in zip(lines, cells, strict=True):
+            worker.lm.take(cell, {})
+            bound = sum(length for length in lengths if not worker.lm.fits([0], [0] * length))
+            sort = (cell.max_cache_size, cell.strategy, cell.visible is None, reads(cell, "width"))
+            if line.runs and bound and sort not in speeds:
+                if not speeds:
+                    _probe(worker)  # Once for nothing: the first pass loads, or compiles, what all others find.
+                speeds[sort] = _probe(worker)
+            line.seconds = line.runs * bound / speeds[sort] if line.runs and bound else 0.0
+    return lines
+
+
+def passes(lm: SweepLM, task: LoadedTask) -> list[int]:
+    """Tokens of each pass that a task's requests need; of a generated answer the most that it can have.
+
+    Requests that differ in their last token alone share a pass, as ten one-token answers to one question do.
+    """
+    found, shared = [], set()
+    for instance in task.task.instances:
+        if instance.request_type == "loglikelihood_rolling":
+            tokens = lm.tok_encode(instance.args[0])
+            windows = get_rolling_token_windows(tokens, lm.prefix_token_id, lm.max_length, 1)
+            found += [min(len(context) + len(target) - 1, lm.max_length) for context, target in windows]
+        elif instance.request_type == "loglikelihood":
+            shared.add(tuple(lm.tok_encode("".join(instance.args))[:-1]))
+        else:
+            new = instance.args[1].get("max_gen_toks", lm.max_gen_toks)
+            found.append(min(len(lm.tok_encode(instance.args[0])) + new, lm.max_length))
+    return found + [min(len(tokens), lm.max_length) for tokens in shared]
+
+
+def _probe(worker: Worker) -> float:
+    """Tokens a second of the worker's cell, over a few of the longest requests of one task."""
+    task = max(worker.tasks.values(), key=lambda task: max(passes(worker.lm, task)))
+    requests: list[Instance] = sorted(task.task.instances, key=lambda one: -len(one.args[0]))[:PROBED]
+    worker.lm.take(worker.lm.cell, {})
+    getattr(worker.lm, requests[0].request_type)(requests)
+    return worker.lm.tokens / worker.lm.pass_seconds
+
+
+def _model(model: Model) -> tuple[Any, torch.dtype, int] | None:
+    """A model's config, dtype and positions, without its weights; None where they are not at hand."""
+    pretrained = bundled.path() if model.pretrained == "bundled" else model.pretrained
+    try:
+        config = AutoConfig.from_pretrained(pretrained, revision=model.revision)
+    except (OSError, ValueError):
+        return None
+    attention.check(config)
+    return config, getattr(torch, model.dtype, torch.float32), model.max_length or config.n_positions

@@ -1,0 +1,202 @@
+"""Finished runs on disk: whole or not at all, whoever is killed and whenever.
+
+A folder of a sweep:
+
+    sweep.json                          the model that all its runs are of
+    runs/NAME-ID/run.json               identity, values by document, counts, bytes, times; sizes of the files beside it
+    runs/NAME-ID/answers.json           of the full cache only: its answer to every request
+    runs/NAME-ID/MODEL/results_*.json   lm-eval's own results
+    runs/NAME-ID/MODEL/samples_*.jsonl  lm-eval's own samples, one line a document
+    runs/NAME-ID.failed.json            why a run failed; gone when it has succeeded
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sketch_eval.errors import UsageError
+
+RECORD = "run.json"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, the same whatever the order of its keys."""
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class Store:
+    """The runs of one folder. Reading takes no lock; `lock` is for who writes.
+
+    Args:
+        folder: the folder, which need not exist.
+
+    Raises:
+        UsageError: the folder is a file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs = folder, folder / "runs"
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"output={str(folder)!r} is a file; give a folder")
+        self._lock = FileLock(folder / ".lock")
+
+    def lock(self, wait: bool) -> None:
+        """Keep other sweeps out until this process ends, however it ends; then clear away what dead ones left.
+
+        Raises:
+            UsageError: another sweep is at work there and `wait` is False, or the folder cannot be written to.
+        """
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=-1 if wait else 0)
+            self._write(self.folder / ".probe", "written to see that the folder can be\n")
+            (self.folder / ".probe").unlink()
+        except Timeout:
+            raise UsageError(
+                f"output={str(self.folder)!r}: another sweep is writing there; give --wait, or another folder"
+            ) from None
+        except OSError as error:
+            raise UsageError(
+                f"output={str(self.folder)!r} cannot be written to ({error.strerror}); give another folder"
+            ) from error
+        for scratch in self.runs.glob(".tmp-*"):
+            shutil.rmtree(scratch)
+
+    def release(self) -> None:
+        """Let others in."""
+        self._lock.release()
+
+    def check_model(self, model: dict[str, Any]) -> None:
+        """Refuse a folder whose runs are of another model; keys that either side does not know are not compared.
+
+        Raises:
+            UsageError: they are, or the folder's record cannot be read.
+        """
+        path = self.folder / "sweep.json"
+        if not path.exists():
+            return
+        try:
+            recorded = json.loads(path.read_text(encoding="utf-8"))["model"]
+        except (ValueError, KeyError, TypeError):
+            return  # Half-written: nothing is lost by writing it anew.
+        for key in model.keys() & recorded.keys():
+            if model[key] != recorded[key]:
+                raise UsageError(
+                    f"output={str(self.folder)!r} holds runs of another model: {key} was {recorded[key]!r}, now "
+                    f"{model[key]!r}; give another folder"
+                )
+
+    def describe(self, about: dict[str, Any]) -> None:
+        """Write down what the folder is of: `model`, and whatever else a reader wants."""
+        with self._told():
+            self._write(self.folder / "sweep.json", json.dumps(about, indent=1, sort_keys=True))
+
+    def find(self, key: str) -> Path | None:
+        """The folder of a finished, undamaged run; a damaged one is moved out of the way."""
+        for path in sorted(self.runs.glob(f"*-{key[:16]}")):
+            if path.is_dir() and not path.name.startswith("."):
+                if self._is_whole(path, key):
+                    return path
+                self._set_aside(path)
+        return None
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """The record of a finished run."""
+        return json.loads((path / RECORD).read_text(encoding="utf-8"))
+
+    def write(self, name: str, key: str, record: dict[str, Any], files: Callable[[Path], None]) -> Path:
+        """Keep a run: `files` writes what belongs beside the record into the folder that it is given.
+
+        Raises:
+            UsageError: it could not be written; nothing of it is there, and all that was there still is.
+        """
+        final = self.runs / f"{_plain(name)}-{key[:16]}"
+        scratch = self.runs / f".tmp-{os.getpid()}-{key[:16]}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        with self._told():
+            try:
+                scratch.mkdir(parents=True)
+                files(scratch)
+                sizes = {}
+                for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                    sizes[str(path.relative_to(scratch))] = path.stat().st_size
+                self._write(scratch / RECORD, json.dumps(record | {"key": key, "files": sizes}))
+                scratch.replace(final)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            _failed(final).unlink(missing_ok=True)
+        return final
+
+    def fail(self, name: str, key: str, reason: str) -> None:
+        """Record why a run failed."""
+        path = _failed(self.runs / f"{_plain(name)}-{key[:16]}")
+        with self._told():
+            self._write(path, json.dumps({"key": key, "reason": reason}, indent=1))
+
+    def failure(self, key: str) -> str | None:
+        """Why a run failed last time; None where it did not."""
+        for path in self.runs.glob(f"*-{key[:16]}.failed.json"):
+            return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
+        return None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the system refuses, in one line."""
+        try:
+            yield
+        except OSError as error:
+            raise UsageError(
+                f"output={str(self.folder)!r}: {error.strerror or error}; every finished run is kept: make room there "
+                "and run the same command again"
+            ) from error
+
+    def _is_whole(self, path: Path, key: str) -> bool:
+        try:
+            record = self.read(path)
+            return record["key"] == key and all(
+                (path / file).stat().st_size == size for file, size in record["files"].items()
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    def _set_aside(self, path: Path) -> None:
+        """Keep a damaged run for whoever wants to know what happened to it, under a name that nothing looks for."""
+        number = 0
+        while (aside := path.with_name(f".damaged-{number}-{path.name}")).exists():
+            number += 1
+        path.rename(aside)
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        """Write a file whole or not at all, and have it on the disk before going on."""
+        scratch = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            with scratch.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+
+
+def _failed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.failed.json")
+
+
+def _plain(name: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", name.replace("×", "x")).strip("-.")[:120]

@@ -1,0 +1,129 @@
+"""lm-eval's tasks, loaded once for all cells, and what their tables can show."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from lm_eval.tasks import TaskManager
+
+from sketch_eval.config import nearest
+from sketch_eval.errors import UsageError
+from sketch_eval.statistics import AGGREGATIONS
+from sketch_eval.sweep.grid import Grid, Task
+
+FEWSHOT_SEED = 1234  # lm-eval's own default
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task of lm-eval's with its requests built.
+
+    Attributes:
+        name: lm-eval's name.
+        task: lm-eval's object.
+        options: how it is run.
+        metrics: aggregation (a key of `AGGREGATIONS`) of each tabled metric, the most telling first.
+    """
+
+    name: str
+    task: Any
+    options: Task
+    metrics: dict[str, str]
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether more of a metric is better."""
+        return bool(self.task.higher_is_better().get(metric.split(",")[0], True))
+
+    def forget_answers(self) -> None:
+        """Make the requests as good as new: lm-eval appends answers to them."""
+        for instance in self.task.instances:
+            instance.resps, instance.filtered_resps = [], {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of every request and document, in order."""
+        entries = [(instance.request_type, instance.args, instance.doc) for instance in self.task.instances]
+        return sha256(json.dumps(entries, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the task's side of a score."""
+        config = self.task.config
+        return {
+            "task": self.name,
+            "version": config.metadata.get("version") if config.metadata else None,
+            "limit": self.options.limit,
+            "num_fewshot": config.num_fewshot,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def load_tasks(grid: Grid) -> dict[str, LoadedTask]:
+    """The tasks of a grid, groups taken apart, with their requests.
+
+    Raises:
+        UsageError: an unknown task, one whose documents cannot be had, or one without a metric for the tables.
+    """
+    manager, loaded = TaskManager(metadata=grid.model.arguments()), {}
+    for name, options in grid.tasks.items():
+        if name not in manager.all_tasks:
+            raise UsageError(
+                f"tasks: {name} is no task of lm-eval's or of sketch_eval's{nearest(name, manager.all_tasks)}"
+            )
+        try:
+            found = manager.load([name])["tasks"]
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"tasks: {name} could not be loaded ({type(error).__name__}: {_line(error)})") from error
+        for leaf, task in found.items():
+            loaded[leaf] = LoadedTask(leaf, task, options, choose_metrics(leaf, task, options))
+    for entry in loaded.values():
+        _build(entry)
+    return loaded
+
+
+def choose_metrics(name: str, task: Any, options: Task) -> dict[str, str]:
+    """The metrics to table, with their aggregations.
+
+    Raises:
+        UsageError: there is none, or one that was asked for is not among them.
+    """
+    known = {metric: getattr(function, "__name__", "") for metric, function in task.aggregation().items()}
+    able = {metric: aggregation for metric, aggregation in known.items() if aggregation in AGGREGATIONS}
+    if not able:
+        raise UsageError(
+            f"tasks: {name} has no metric for the tables: {', '.join(known) or 'none at all'}; a table can show means "
+            "and perplexities"
+        )
+    if options.metrics is None:
+        return able
+    for metric in options.metrics:
+        if metric not in able:
+            raise UsageError(
+                f"tasks.{name}.metrics: {metric} is no metric of it that a table can show{nearest(metric, able)}; "
+                f"expected some of {', '.join(able)}"
+            )
+    return {metric: able[metric] for metric in options.metrics}
+
+
+def _build(entry: LoadedTask) -> None:
+    """Build the requests once, as lm-eval would for every run, and have it find them built."""
+    task, shots = entry.task, entry.options.num_fewshot
+    # As simple_evaluate does; a task that says 0 means it.
+    if task.config.num_fewshot is None or (shots is not None and task.config.num_fewshot != 0):
+        task.set_config(key="num_fewshot", value=shots or 0)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    try:
+        task.build_all_requests(limit=entry.options.limit, rank=0, world_size=1)
+    except Exception as error:
+        raise UsageError(f"tasks: {entry.name}: no requests could be built ({_line(error)})") from error
+    task.build_all_requests = lambda **_: entry.forget_answers()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

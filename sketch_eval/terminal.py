@@ -1,0 +1,121 @@
+"""What `sketch-eval` shows in a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sketch_eval.leaderboard.row import Row
+    from sketch_eval.reproduce import Comparison
+    from sketch_eval.sweep.plan import Line
+    from sketch_eval.sweep.work import Job
+
+
+class Bar:
+    """A sweep's progress with the time left; where there is no terminal, a line a run."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn(), TextColumn("left:"),
+            TimeRemainingColumn(), TextColumn("{task.description}"),
+        )  # fmt: skip
+        self._console = console
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._bar = self._progress.add_task("loading the tasks and the model", total=None, count="")
+        self._weights: dict[str, float] = {}
+        self._done = self._all = 0
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+
+    def begin(self, jobs: list[Job], weights: dict[str, float]) -> None:
+        """These jobs come next; weights: seconds of each task's full-cache run, where known."""
+        self._weights, self._done, self._all = weights, 0, len(jobs)
+        total = sum(weights.get(job.task, 1.0) for job in jobs)
+        self._progress.reset(self._bar, total=total, count=f"0/{len(jobs)}", description="")
+
+    def done(self, job: Job, seconds: float, reason: str | None) -> None:
+        """A job took so long; reason: why it failed, None where it did not."""
+        self._done += 1
+        step = self._weights.get(job.task, 1.0)
+        self._progress.update(self._bar, advance=step, count=f"{self._done}/{self._all}", description=job.name)
+        if reason or not self._console.is_terminal:
+            text = f"{self._done}/{self._all} {job.name}: " + (f"FAILED: {reason}" if reason else f"{seconds:.1f} s")
+            self._console.print(text, markup=False, soft_wrap=True)
+
+
+def plan_table(title: str, lines: list[Line]) -> Table:
+    """The cells of a plan, their bytes and their times."""
+    table = _table(["#", "cell", "cap", "KV KiB", "sketch KiB", "total KiB", "saving", "time"], title)
+    for line in lines:
+        sizes = ["", "", "", ""]
+        if line.bytes is not None:
+            sizes = [f"{line.bytes[key] / 1024:,.1f}" for key in ("kv_bytes", "sketch_bytes", "steady_bytes")]
+            sizes.append(f"{line.bytes['saving']:.1%}")
+        cost = "" if line.seconds is None else span(line.seconds)
+        if line.same_as is not None and not line.runs:
+            cost = f"as #{line.same_as}"
+        cap = "" if line.cap is None else str(line.cap)
+        table.add_row(str(line.number), line.name, cap, *sizes, cost)
+    return table
+
+
+def leaderboard_table(rows: list[Row]) -> Table:
+    """The first metric of each task, a line a cell."""
+    metrics = {row.task: row.metric for row in reversed(rows)}
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row.metric == metrics[row.task]:
+            cap = "" if math.isnan(row.cap) else f"{row.cap:.0f}"
+            found.setdefault((row.cell, cap), {})[row.task] = row
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    table = _table(["cell", "cap", *(f"{task}\n{metrics[task]}" for task in tasks), "total KiB", "saving"], "")
+    table.caption = (
+        "Each: score, difference to the full cache, share of binding requests. Intervals: see the leaderboard."
+    )
+    for (cell, cap), by_task in found.items():
+        entries = [_entry(by_task[task]) if task in by_task else "" for task in tasks]
+        row = next(iter(by_task.values()))
+        table.add_row(cell, cap, *entries, f"{row.total_bytes / 1024:,.0f}", f"{row.saving:.0%}")
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A row then and now."""
+    table = _table(["", "recorded", "now"], "")
+    for key, recorded in comparison.recorded.items():
+        table.add_row(key, str(recorded), str(comparison.now[key]))
+    return table
+
+
+def span(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _entry(row: Row) -> str:
+    value = f"{row.value:.3f}" if abs(row.value) < 100 else f"{row.value:,.0f}"
+    if row.kind == "full":
+        return value
+    if not row.bound:
+        return f"{value} = full"
+    change = "" if math.isnan(row.difference) else f" {row.difference:+.1f}%"
+    return f"{value}{change} {row.binding:.0%}"
+
+
+def _table(columns: list[str], title: str) -> Table:
+    table = Table(title=title or None, caption_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("cell", "") else "right", no_wrap=True)
+    return table
