@@ -24,13 +24,16 @@ test-slow: $(STAMP)
 	$(PY) -m pytest -m slow
 
 demo: $(STAMP)
-	$(SKETCH) sweep demo
+	$(SKETCH) sweep demo --output runs/demo
 
 train: $(STAMP)
 	$(PY) -m sketch_eval.train --out runs/bundled
 
 tables: $(STAMP)
 	$(SKETCH) sweep tasks
+	$(SKETCH) sweep demo
+	$(SKETCH) sweep seed-144-bundled
+	$(SKETCH) sweep ablation
 
 bench: $(STAMP)
 	$(PY) benchmarks/speed.py

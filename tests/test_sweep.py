@@ -8,9 +8,11 @@ import itertools
 import json
 import math
 import os
+import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -96,10 +98,10 @@ def crew(grid: Grid) -> Here:
 
 
 @pytest.fixture(scope="module")
-def finished(grid: Grid, crew: Here, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(config: str, grid: Grid, crew: Here, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep that nothing disturbed, with its leaderboard."""
     folder = tmp_path_factory.mktemp("finished") / "mini"
-    report = sweep(grid, folder, lambda _: crew, Silent(), command="sketch-eval sweep mini")
+    report = sweep(grid, folder, lambda _: crew, Silent(), command=f"sketch-eval sweep {config}")
     assert not report.failed
     write(folder)
     return folder
@@ -336,13 +338,13 @@ def _die_at(moment: int) -> None:
     sys.addaudithook(count)
 
 
-def test_a_damaged_run_is_set_aside_and_run_again(copied: Path, grid: Grid, crew: Here):
+def test_a_damaged_run_is_set_aside_and_run_again(copied: Path, config: str, grid: Grid, crew: Here):
     before = tables(copied)
     first, *_, last = sorted(path.parent for path in copied.glob("runs/*/run.json"))
     full = next(copied.glob("runs/*/answers.json")).parent
     for path in (first / "run.json", full / "answers.json", next(last.rglob("samples_*.jsonl"))):
         path.write_bytes(path.read_bytes()[:100])
-    report = sweep(grid, copied, lambda _: crew, Silent(), command="sketch-eval sweep mini")
+    report = sweep(grid, copied, lambda _: crew, Silent(), command=f"sketch-eval sweep {config}")
     assert len(report.ran) == len({first, full, last}) == len(list(copied.glob("runs/.damaged-*")))
     write(copied)
     assert tables(copied) == before
@@ -550,3 +552,28 @@ def test_bad_commands_are_one_line(arguments: list[str], message: str):
     run = CliRunner().invoke(cli.app, arguments)
     assert isinstance(run.exception, UsageError), run.output
     assert message in str(run.exception)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_a_sweep_ends_in_the_same_tables(finished: Path, config: str, tmp_path: Path):
+    """The command line, killed while it loads, runs and writes, over and over, then left to end."""
+    command = [str(Path(sys.executable).parent / "sketch-eval"), "sweep", config, "--output", str(tmp_path / "mini")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    rng, kills, before = random.Random(0), 0, set[str]()
+    while kills < 20:
+        run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            run.wait(rng.uniform(0.5, 14))
+        except subprocess.TimeoutExpired:
+            run.kill()
+            kills += 1
+        run.wait()
+        now = {path.parent.name for path in tmp_path.glob("mini/runs/*/run.json")}
+        assert before <= now
+        before = now
+        if len(now) == 18 and rng.random() < 0.5:
+            shutil.rmtree(tmp_path / "mini")
+            before = set()
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    assert len(list(tmp_path.glob("mini/runs/*/run.json"))) == 18
+    assert tables(tmp_path / "mini") == tables(finished)

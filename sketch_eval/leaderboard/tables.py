@@ -15,16 +15,18 @@ from typing import Any
 from sketch_eval.leaderboard.row import COLUMNS, Row
 
 NOTES = (
-    "Each entry of a table: score [95% interval]; its difference to the full cache in percent, or as a ratio (×) where "
-    "it is large [95% interval]; share of requests that were binding, for which a pair was evicted or hidden.",
-    "An entry `= full` bound nothing: it is the full cache, and says nothing of the cell.",
-    "The intervals are of a bootstrap over documents (2000 resamples, seed 0); the difference's is paired, the same "
-    "documents drawn from both. Where every document scored the same, an interval has no width: there are few "
-    "documents, not an exact score.",
+    "Intervals are of a bootstrap over documents (2000 resamples, seed 0); a difference's is paired, the same "
+    "documents drawn from the cell and from the full cache. Where every document scored the same, an interval has no "
+    "width: there are few documents, not an exact score.",
     "Documents longer than the model's positions are scored in lm-eval's disjoint windows, with an empty cache at the "
     "start of each.",
-    "Bytes are one sequence's cache, all layers, counted from the tensors; `sketch` is the table, or the exact scores "
-    "that a control keeps instead.",
+    "Bytes are one sequence's cache, all layers, counted from the tensors; those of the sketch are its table, or the "
+    "exact scores that a control keeps instead.",
+)
+ENTRIES = (
+    "Each entry: score [95% interval]; its difference to the full cache in percent, or as a ratio (×) where it is "
+    "large [95% interval]; share of requests that were binding, for which a pair was evicted or hidden from a query.",
+    "An entry `= full` bound nothing: it is the full cache, and says nothing of the cell.",
 )
 
 
@@ -61,7 +63,7 @@ def markdown(rows: list[Row], about: dict[str, Any]) -> str:
         f"{model['fingerprint'][:12]}…, {model['dtype']}; "
         + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         + ".\n",
-        *(f"- {note}" for note in about["notes"]),
+        *(f"- {note}" for note in (*ENTRIES, *about["notes"])),
         "- Documents: " + ", ".join(f"{task} {entry['documents']}" for task, entry in about["tasks"].items()) + ".",
         "- A row's name for `sketch-eval reproduce` is in `leaderboard.csv`, with whatever is left out here.\n",
     ]
