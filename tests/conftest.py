@@ -1,7 +1,8 @@
-"""Small models, and the paths of what the project is lent."""
+"""Small models, a small sweep, and the paths of what the project is lent."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +11,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sketch_eval.attention import enable
+from sketch_eval.leaderboard.write import write
+from sketch_eval.sweep.grid import Block, Grid, read
+from sketch_eval.sweep.sweep import Here, sweep
+from sketch_eval.sweep.work import Job
 
 # The same examples everywhere: a test must not fail for another machine's luck.
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None)
@@ -39,3 +44,75 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no lent data at {SHARED}")
     return SHARED
+
+
+# A sweep of three documents, made once for all tests.
+
+GRID = """
+description: a try
+model: {pretrained: bundled}
+tasks:
+  kv_256: {limit: 3, metrics: [acc]}
+  stdlib_text: {limit: 2}
+cells:
+  - controls: [window]
+    max_cache_size: [64, 256]
+  - max_cache_size: 64
+    width: 32
+    depth: 2
+    variants: [{topk: 16}, {topk: 64}, {topk: 100}, {strategy: aggregate}]
+seeds: [0, 1]
+"""
+
+
+class Silent:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def begin(self, jobs: list[Job], weights: dict[str, float]) -> None:
+        self.seen.append(f"{len(jobs)} to do")
+
+    def done(self, job: Job, seconds: float, reason: str | None) -> None:
+        self.seen.append(job.name)
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("config") / "mini.yaml"
+    path.write_text(GRID)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def grid(config: str) -> Grid:
+    return read(config)
+
+
+@pytest.fixture(scope="session")
+def small(grid: Grid) -> Grid:
+    """Of the same tasks: the full cache and two cells."""
+    blocks = ({"max_cache_size": 64, "controls": ["window"]}, {"max_cache_size": 64, "strategy": "aggregate"})
+    return grid.model_copy(update={"cells": tuple(Block(**block) for block in blocks), "seeds": (0,)})
+
+
+@pytest.fixture(scope="session")
+def crew(grid: Grid) -> Here:
+    return Here(grid)
+
+
+@pytest.fixture(scope="session")
+def finished(config: str, grid: Grid, crew: Here, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that nothing disturbed, with its leaderboard."""
+    folder = tmp_path_factory.mktemp("finished") / "mini"
+    report = sweep(grid, folder, lambda _: crew, Silent(), command=f"sketch-eval sweep {config}")
+    assert not report.failed
+    write(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """The same, to be spoilt."""
+    return Path(shutil.copytree(finished, tmp_path / "mini"))

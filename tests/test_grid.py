@@ -1,0 +1,177 @@
+"""Grids: which cells there are, which are one computation, what they will cost, and what is no grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_gpt2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from sketch_eval import cli
+from sketch_eval.cache import SketchCache
+from sketch_eval.config import CacheConfig
+from sketch_eval.errors import UsageError
+from sketch_eval.leaderboard.rows import Sweep
+from sketch_eval.sweep.cells import computation, name, reads
+from sketch_eval.sweep.grid import Grid, Task, read
+from sketch_eval.sweep.plan import plan
+from sketch_eval.sweep.sweep import Here, computations
+from sketch_eval.sweep.tasks import choose_metrics
+
+
+def test_the_reference_grid_has_144_cells_of_132_computations_beside_the_ladder():
+    grid = read("seed-144")
+    cells = grid.expand()
+    sketches = [cell for cell in cells if cell.importance == "count_min"]
+    assert len(sketches) == 144
+    assert len(cells) == 144 + 3 * 7
+    # topk 64 and 128 hide nothing at a cap of 64, nor does 128 at 128: 3, 4 and 4 ways of 12 sketches.
+    assert len({computation(cell) for cell in sketches}) == 12 * (3 + 4 + 4)
+    assert len(computations(grid)) == 132 + 21 + 1
+    plain = read("seed-144-plain").expand()
+    assert [cell.model_copy(update={"decay": 1.0}) for cell in sketches] == [
+        cell for cell in plain if cell.importance == "count_min"
+    ]
+
+
+@pytest.mark.parametrize(
+    "shipped", sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.yaml"))
+)
+def test_shipped_grids_can_be_read(shipped: str):
+    if not shipped.startswith("lm_eval"):
+        assert len(read(shipped).expand()) > 1
+
+
+FIELDS = {
+    "width": st.sampled_from([8, 16]),
+    "depth": st.sampled_from([1, 3]),
+    "item": st.sampled_from(["position", "token", "key"]),
+    "decay": st.sampled_from([0.8, 1.0]),
+    "seed": st.sampled_from([0, 5]),
+    "topk": st.sampled_from([None, 3, 8, 9]),
+}
+CELLS = st.builds(
+    CacheConfig,
+    importance=st.sampled_from(["count_min", "count_sketch", "race", "exact", "last", "recency", "random", "knorm"]),
+    max_cache_size=st.just(8),
+    sinks=st.just(1),
+    **FIELDS,
+)
+
+
+@given(cell=CELLS, others=st.fixed_dictionaries(FIELDS), data=st.data())
+@settings(max_examples=60)
+def test_cells_of_one_computation_compute_the_same(cell: CacheConfig, others: dict[str, Any], data: st.DataObject):
+    """Whatever `computation` drops may be anything: the logits are the same, bit for bit."""
+    if not (cell.topk is None or cell.topk >= 8):
+        others["topk"] = cell.topk
+    elif others["topk"] == 3:
+        others["topk"] = None
+    unread = {field: value for field, value in others.items() if field == "topk" or not reads(cell, field)}
+    twin = cell.model_copy(update=unread)
+    assert computation(twin) == computation(cell)
+    model = tiny_gpt2(seed=1)
+    ids = torch.randint(1, 61, (2, 24), generator=torch.Generator().manual_seed(data.draw(st.integers(0, 9))))
+    with torch.no_grad():
+        one, other = (model(ids, past_key_values=SketchCache(model.config, c)).logits for c in (cell, twin))
+    assert torch.equal(one, other)
+
+
+def test_names_tell_cells_apart():
+    cells = [cell for config in ("seed-144", "ablation", "controls") for cell in read(config).expand()]
+    seen: dict[tuple[int | None, str], CacheConfig] = {}
+    for cell in (cell.model_copy(update={"seed": 0}) for cell in cells):
+        twin = seen.setdefault((cell.max_cache_size, name(cell)), cell)
+        assert computation(twin) == computation(cell), name(cell)
+    assert name(CacheConfig.parse(importance="exact", decay=1.0)) == "h2o"
+    assert name(CacheConfig.parse(importance="recency", sinks=0, strategy="aggregate")) == "window aggregate"
+    assert name(CacheConfig.parse(width=128, depth=2, topk=32, item="token")) == "count_min 128×2 topk32 item=token"
+
+
+def test_the_plan_tells_computations_bytes_and_time(grid: Grid, crew: Here, finished: Path):
+    lines = plan(grid, crew._worker)
+    assert [line.kind for line in lines] == ["full", *["control"] * 2, *["sketch"] * 4]
+    assert [line.runs for line in lines] == [1, 1, 1, 2, 2, 0, 2]
+    assert lines[5].same_as == 4
+    rows = {(row.cell, row.cap): row for row in Sweep(finished).rows()}
+    for line in lines[1:]:
+        assert line.bytes["steady_bytes"] == rows[line.name, float(line.cap)].total_bytes
+    assert lines[5].seconds == 0 < lines[4].seconds
+
+
+def _no_model(**_: Any) -> None:
+    raise AssertionError("a model was asked for")
+
+
+CELL = "cells: [{max_cache_size: 64}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tasks: [wikitext]\ncell: []", "cell is not a key (did you mean cells?)"),
+        ("tasks: {kv_256: {limits: 3}}\n" + CELL, "tasks.kv_256.limits is not a key (did you mean limit?)"),
+        (
+            "model: {pretraned: gpt2}\ntasks: [kv_256]\n" + CELL,
+            "model.pretraned is not a key (did you mean pretrained?)",
+        ),
+        (
+            "tasks: [kv_256]\ncells: [{max_cash_size: 64}]",
+            "max_cash_size is not a field of a cell (did you mean max_cache_size?)",
+        ),
+        ("tasks: [kv_256]\ncells: []", "cells: give at least one"),
+        ("tasks: {}\n" + CELL, "tasks: give at least one"),
+        ("tasks: [kv_256]\ncells: [{width: []}]", "width has no values"),
+        ("tasks: [kv_256]\ncells: [{controls: [windows]}]", "windows is no control (did you mean window?)"),
+        ("tasks: [kv_256]\ncells: [{max_cache_size: [64, 0]}]", "max_cache_size=0: should be greater than"),
+        ("tasks: [kv_256]\ncells: [{variants: [{strategy: topl}]}]", "strategy='topl'"),
+        ("tasks: [kv_256]\nseeds: [1, 1]\n" + CELL, "each seed once"),
+        ("tasks: [kv_256\n", "cannot be read as YAML"),
+        ("- 1", "expected a mapping with tasks and cells"),
+        (
+            "tasks: [kv_265]\nmodel: {pretrained: bundled}\n" + CELL,
+            "kv_265 is no task of lm-eval's or of sketch_eval's (did you mean kv_256?)",
+        ),
+        (
+            "tasks: {kv_256: {metrics: [accuracy]}}\nmodel: {pretrained: bundled}\n" + CELL,
+            "tasks.kv_256.metrics: accuracy is no metric of it that a table can show",
+        ),
+    ],
+)
+def test_bad_grids_are_one_line_before_a_model_is_loaded(tmp_path: Path, text: str, message: str, monkeypatch):
+    monkeypatch.setattr("sketch_eval.sweep.work.SweepLM", _no_model)
+    (tmp_path / "bad.yaml").write_text(text)
+    run = CliRunner().invoke(cli.app, ["sweep", str(tmp_path / "bad.yaml"), "--output", str(tmp_path / "out")])
+    assert isinstance(run.exception, UsageError), run.output
+    assert message in str(run.exception)
+    assert "\n" not in str(run.exception)
+
+
+def test_a_task_without_a_metric_for_the_table_is_refused():
+    task = SimpleNamespace(aggregation=lambda: {"mcc": lambda values: 0.0})
+    with pytest.raises(
+        UsageError, match="odd has no metric for the tables: mcc; a table can show means and perplexities"
+    ):
+        choose_metrics("odd", task, Task())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "no-such"], "no such file; give a path, or one of"),
+        (["sweep", "demo", "--on", "spark"], "on='spark': expected here or ray"),
+        (["sweep", "demo", "--address", "x:1"], "address='x:1' goes with --on ray"),
+        (["leaderboard", "/nowhere"], "no finished sweep there"),
+        (["reproduce", "abc", "--in", "/nowhere"], "no leaderboard.json there"),
+    ],
+)
+def test_bad_commands_are_one_line(arguments: list[str], message: str):
+    run = CliRunner().invoke(cli.app, arguments)
+    assert isinstance(run.exception, UsageError), run.output
+    assert message in str(run.exception)

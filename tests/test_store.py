@@ -1,0 +1,170 @@
+"""What is on disk: whole after any death, in nobody's way, and of one model."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Silent
+
+from sketch_eval.errors import UsageError
+from sketch_eval.leaderboard.write import write
+from sketch_eval.sweep.grid import Grid
+from sketch_eval.sweep.store import Store
+from sketch_eval.sweep.sweep import Here, sweep
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("leaderboard.[mcj]*"))}
+
+
+def test_killed_at_any_operation_a_write_is_whole_or_not_there(tmp_path: Path):
+    """A child is killed at its first, second, … operation on files; whatever was finished before stays, and so on."""
+    store, moments, found = Store(tmp_path), 0, None
+    store.lock(wait=False)
+    store.release()
+    store.write("before", "0" * 64, {"value": 0}, lambda folder: None)
+
+    def files(folder: Path) -> None:
+        (folder / "lm").mkdir()
+        (folder / "lm" / "results_1.json").write_text("x" * 10_000)
+
+    while found is None:
+        moments += 1
+        child = os.fork()
+        if child == 0:
+            try:
+                _die_at(moments)
+                Store(tmp_path).write("cell", "f" * 64, {"value": 7}, files)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+        found = store.find("f" * 64)
+        assert found is None or store.read(found)["value"] == 7
+        assert store.find("0" * 64) is not None
+    assert moments > 5
+    store.lock(wait=False)
+    assert not list(tmp_path.glob("runs/.tmp-*"))
+    store.release()
+
+
+def _die_at(moment: int) -> None:
+    """Have this process killed at its given operation on files, from now on."""
+    seen = itertools.count(1)
+
+    def count(event: str, _: Any) -> None:
+        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir") and next(seen) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+
+
+def test_a_damaged_run_is_set_aside_and_run_again(copied: Path, config: str, grid: Grid, crew: Here):
+    before = tables(copied)
+    first, *_, last = sorted(path.parent for path in copied.glob("runs/*/run.json"))
+    full = next(copied.glob("runs/*/answers.json")).parent
+    for path in (first / "run.json", full / "answers.json", next(last.rglob("samples_*.jsonl"))):
+        path.write_bytes(path.read_bytes()[:100])
+    report = sweep(grid, copied, lambda _: crew, Silent(), command=f"sketch-eval sweep {config}")
+    assert len(report.ran) == len({first, full, last}) == len(list(copied.glob("runs/.damaged-*")))
+    write(copied)
+    assert tables(copied) == before
+
+
+def test_two_sweeps_of_one_folder_do_not_meet(tmp_path: Path, grid: Grid):
+    held, let_go = threading.Event(), threading.Event()
+
+    def first() -> None:
+        store = Store(tmp_path)
+        store.lock(wait=False)
+        held.set()
+        let_go.wait()
+        store.release()
+
+    threading.Thread(target=first).start()
+    held.wait()
+    with pytest.raises(UsageError, match="another sweep is writing there; give --wait"):
+        sweep(grid, tmp_path, _no_model, Silent())
+    threading.Timer(0.3, let_go.set).start()
+    start = time.monotonic()
+    second = Store(tmp_path)
+    second.lock(wait=True)
+    assert time.monotonic() - start > 0.25
+    second.release()
+
+
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, small: Grid, crew: Here):
+    """The limit on a file's size stands for the end of the disk: it is the system that refuses."""
+    sizes = resource.getrlimit(resource.RLIMIT_FSIZE)
+    watcher = Silent()
+    room = iter([10**9, 10**9, 4000])
+    begin = watcher.done
+
+    def done(*arguments: Any) -> None:
+        begin(*arguments)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (next(room), sizes[1]))
+
+    watcher.done = done  # type: ignore[method-assign]
+    try:
+        with pytest.raises(UsageError, match="every finished run is kept") as caught:
+            sweep(small, tmp_path, lambda _: crew, watcher)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, sizes)
+    assert "\n" not in str(caught.value)
+    report = sweep(small, tmp_path, lambda _: crew, Silent())
+    assert (len(report.kept), len(report.ran)) == (3, 3)
+
+
+def _no_model(_: Grid) -> Here:
+    raise AssertionError("a model was asked for")
+
+
+@pytest.mark.parametrize("place", ["/proc/here", "{}/file", "{}/file/below"])
+def test_a_folder_that_cannot_be_written_is_refused_before_a_model_is_loaded(tmp_path: Path, grid: Grid, place: str):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"cannot be written to|is a file"):
+        sweep(grid, Path(place.format(tmp_path)), _no_model, Silent())
+
+
+def test_a_folder_of_another_model_is_refused_before_a_model_is_loaded(finished: Path, grid: Grid, crew: Here):
+    other = grid.model_copy(update={"model": grid.model.model_copy(update={"pretrained": "gpt2"})})
+    with pytest.raises(UsageError, match="holds runs of another model: pretrained was 'bundled', now 'gpt2'"):
+        sweep(other, finished, _no_model, Silent())
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_a_sweep_ends_in_the_same_tables(finished: Path, config: str, tmp_path: Path):
+    """The command line, killed while it loads, runs and writes, over and over, then left to end."""
+    command = [str(Path(sys.executable).parent / "sketch-eval"), "sweep", config, "--output", str(tmp_path / "mini")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    rng, kills, before = random.Random(0), 0, set[str]()
+    while kills < 20:
+        run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            run.wait(rng.uniform(0.5, 14))
+        except subprocess.TimeoutExpired:
+            run.kill()
+            kills += 1
+        run.wait()
+        now = {path.parent.name for path in tmp_path.glob("mini/runs/*/run.json")}
+        assert before <= now
+        before = now
+        if len(now) == 18 and rng.random() < 0.5:
+            shutil.rmtree(tmp_path / "mini")
+            before = set()
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    assert len(list(tmp_path.glob("mini/runs/*/run.json"))) == 18
+    assert tables(tmp_path / "mini") == tables(finished)
