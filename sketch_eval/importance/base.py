@@ -25,6 +25,8 @@ class Importance(ABC):
     """
 
     name: ClassVar[str]
+    reads: ClassVar[frozenset[str]] = frozenset({"width", "depth", "item", "decay", "conservative", "seed"})
+    """Of these fields of the cell, those that the source's decisions depend on: what tells computations apart."""
     compiled: ClassVar[int | None] = None
     """The compiled execution's number for the source; None where it knows none, and the torch execution serves."""
 

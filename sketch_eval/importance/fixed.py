@@ -11,6 +11,7 @@ from sketch_eval.importance.base import Importance
 class Fixed(Importance):
     """Base of the sources whose tags are the estimates."""
 
+    reads = frozenset()
     compiled = 5
 
     def read(self, tags: torch.Tensor) -> torch.Tensor:
@@ -30,6 +31,7 @@ class Random(Fixed):
     """A seeded uniform draw for each position."""
 
     name = "random"
+    reads = frozenset({"seed"})
 
     def locate(self, items: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         return uniform(items, self.cell.seed, self.layer)

@@ -36,6 +36,7 @@ class Exact(Scored):
     """Exact accumulated mass, with the cell's decay; H2O (Zhang et al., 2023) with decay 1."""
 
     name = "exact"
+    reads = frozenset({"decay"})
     compiled = 3
 
     def account(self, tags: torch.Tensor, mass: torch.Tensor, live: torch.Tensor) -> None:
@@ -46,6 +47,7 @@ class Last(Scored):
     """The newest query's mass, 0 for a hidden pair: TOVA (Oren et al., 2024)."""
 
     name = "last"
+    reads = frozenset()
     compiled = 4
 
     def account(self, tags: torch.Tensor, mass: torch.Tensor, live: torch.Tensor) -> None:

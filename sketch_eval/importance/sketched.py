@@ -80,6 +80,7 @@ class Race(Sketched):
     """Estimates of a RACE sketch, whose items are hashes of the key vector, one for each row."""
 
     name = "race"
+    reads = frozenset({"width", "depth", "decay", "seed"})
     compiled = 2
 
     sketch: RaceSketch

@@ -5,34 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from sketch_eval.config import CONTROLS, CacheConfig
+from sketch_eval.importance import SOURCES, Importance
+from sketch_eval.importance.sketched import Sketched
 
-SKETCHES = ("count_min", "count_sketch", "race")
 FULL = CacheConfig(max_cache_size=None)
-
-_READS: dict[str, set[str]] = {
-    "count_min": {"width", "depth", "item", "decay", "conservative", "seed"},
-    "count_sketch": {"width", "depth", "item", "decay", "seed"},
-    "race": {"width", "depth", "decay", "seed"},
-    "exact": {"decay"},
-    "last": set(),
-    "recency": set(),
-    "random": {"seed"},
-    "knorm": set(),
-}
-"""The fields that each importance source reads, of those that not all of them read."""
-_SOURCE_FIELDS = {"width", "depth", "item", "decay", "conservative", "seed"}
 
 
 def reads(cell: CacheConfig, field: str) -> bool:
     """Whether a cell's numbers depend on a field of its importance source, such as `width` or `seed`."""
-    return cell.max_cache_size is not None and field in _READS[cell.importance]
+    return cell.max_cache_size is not None and field in SOURCES[cell.importance].reads
 
 
 def computation(cell: CacheConfig) -> CacheConfig:
     """The cell with the default in every field that decides nothing in it: equal for cells that compute the same."""
     if cell.max_cache_size is None:
         return FULL
-    unread = {field: CacheConfig.model_fields[field].default for field in _SOURCE_FIELDS if not reads(cell, field)}
+    unread = {field: CacheConfig.model_fields[field].default for field in Importance.reads if not reads(cell, field)}
     return cell.model_copy(update=unread | {"topk": cell.visible})
 
 
@@ -40,7 +28,7 @@ def kind(cell: CacheConfig) -> str:
     """`full`, `control` (DESIGN §4) or `sketch`."""
     if cell.max_cache_size is None:
         return "full"
-    return "sketch" if cell.importance in SKETCHES else "control"
+    return "sketch" if issubclass(SOURCES[cell.importance], Sketched) else "control"
 
 
 def name(cell: CacheConfig) -> str:
@@ -48,7 +36,7 @@ def name(cell: CacheConfig) -> str:
     if cell.max_cache_size is None:
         return "full"
     head, spoken = str(cell.importance), {"importance"}
-    if cell.importance in SKETCHES:
+    if kind(cell) == "sketch":
         head += f" {cell.width}×{cell.depth}"
     for control, changes in CONTROLS.items():
         # The control that says most of the cell: h2o rather than exact.
