@@ -26,8 +26,8 @@ console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 Config = Annotated[str, typer.Argument(help="a grid's YAML file, or a shipped one by name: demo, seed-144, controls …")]
 Output = Annotated[Path | None, typer.Option(help="folder of the runs; default: results/ and the config's name")]
-SHOWN = 40
-"""Rows that fit a terminal; a longer leaderboard is better read as a page."""
+MOST_CELLS, MOST_TASKS = 40, 6
+"""What fits a terminal; a larger leaderboard is better read as a page."""
 
 
 def main() -> None:
@@ -200,6 +200,7 @@ def _leaderboard(folder: Path, output: Path | None) -> None:
     from sketch_eval.leaderboard.write import write
 
     rows, page = write(folder, output)
-    if len({(row.cap, row.cell) for row in rows}) <= SHOWN:
+    cells, tasks = len({(row.cell, str(row.cap)) for row in rows}), len({row.task for row in rows})
+    if cells <= MOST_CELLS and tasks <= MOST_TASKS:
         console.print(terminal.leaderboard_table(rows))
     console.print(f"leaderboard: {page}", soft_wrap=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+import datasets.config
 import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
@@ -17,8 +17,7 @@ TASKS = Path(__file__).parents[1] / "tasks"
 @pytest.fixture(scope="module")
 def results():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
-        patch.setitem(os.environ, "HF_DATASETS_OFFLINE", "1")
+        patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)  # the environment is read when it is imported
         return lm_eval.simple_evaluate(
             model="hf",
             model_args={"pretrained": bundled.path()},

@@ -84,19 +84,26 @@ def add_tasks(manager: ModuleType) -> None:
 
     manager.TaskManager.__init__ = init
     if any(ALIAS in argument for argument in sys.argv):
-        shorten_unknown_task()
+        shorten_task_errors()
 
 
-def shorten_unknown_task() -> None:
-    """Let a command line that runs this package's model report a task that does not exist in one line.
+TASK_ERRORS = {
+    "Tasks not found:": "`lm_eval ls tasks` lists the ones there are",
+    "Duplicate task ": "name one of them, or tasks and groups that share none",
+}
 
-    lm-eval looks tasks up before it makes a model, and ends in a traceback.
+
+def shorten_task_errors() -> None:
+    """Let a command line that runs this package's model report unknown and doubly named tasks in one line.
+
+    lm-eval ends in a traceback.
     """
     previous = sys.excepthook
 
     def excepthook(kind: Any, error: BaseException, trace: Any) -> None:
-        if kind is ValueError and str(error).startswith("Tasks not found:"):
-            print(f"sketch_eval: error: {error}; `lm_eval ls tasks` lists the ones there are", file=sys.stderr)
+        hints = [hint for start, hint in TASK_ERRORS.items() if kind is ValueError and str(error).startswith(start)]
+        if hints:
+            print(f"sketch_eval: error: {error}; {hints[0]}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 

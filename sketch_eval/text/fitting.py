@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,7 +15,7 @@ from sketch_eval import bundled
 from sketch_eval.errors import UsageError
 from sketch_eval.text.words import QUALITIES, between, pick, sentence
 
-PIECE_WORDS = 24  # of a folder's text between two places where a fact can be planted
+PIECE_WORDS = 12  # of a folder's text between two places where a fact can be planted
 
 
 class Ruler:
@@ -44,7 +44,7 @@ class Ruler:
 
     def check(self, length: Any) -> int:
         """The length, where the model can take so many tokens; else UsageError."""
-        if not isinstance(length, int) or not 1 <= length <= self.positions:
+        if type(length) is not int or not 1 <= length <= self.positions:
             raise UsageError(f"length={length!r}: expected 1 to {self.positions}, the positions of {self.name}")
         return length
 
@@ -57,12 +57,15 @@ class Ruler:
     def fill(self, length: int, lines: Iterator[str], write: Callable[[list[str]], str]) -> list[str]:
         """Lines of filler with which ``write(lines)`` has exactly ``length`` tokens.
 
-        ``write`` joins the lines to the rest of the text with spaces. What whole lines leave open is filled with
-        adjectives in the last one. Raises UsageError where the rest alone is too long, or the tokenizer has no
-        one-token words.
+        What whole lines leave open is filled with adjectives in one of them, the last where that works. Raises
+        UsageError where the rest alone is too long, or the tokenizer allows no text of that length.
         """
         self.check(length)
-        room = length - self.counts([write([])])[0]
+
+        def count(body: list[str]) -> int:
+            return self.counts([write(body)])[0]
+
+        room = length - count([])
         if room < 0:
             raise UsageError(f"length={length!r}: expected at least {length - room} for the facts and the question")
         taken: list[str] = []
@@ -71,25 +74,56 @@ class Ruler:
             if room < 0:
                 break
             taken.append(line)
-        while (missing := length - self.counts([write(taken)])[0]) < 0:
+        while count(taken) > length:
             taken.pop()
+        if count(taken) == length:
+            return taken
+        for body in [taken] if taken else [["Once."], [""]]:
+            for at in reversed(range(len(body))):
+                padded = self._padded(body, at, length, count)
+                if padded is not None:
+                    return padded
+        raise UsageError(f"tokenizer={self.name!r}: makes no text of exactly {length} tokens; expected GPT-2's kind")
+
+    def _padded(self, body: list[str], at: int, length: int, count: Callable[[list[str]], int]) -> list[str] | None:
+        """The body with adjectives after the first word of line ``at``, so that it counts ``length``; or None.
+
+        A first adjective may part what were one token, or take a space from it: hence the corrections.
+        """
         words = self.single(QUALITIES)
-        if missing and words:
-            first, _, rest = (taken.pop() if taken else "").partition(" ")
-            padding = [words[number % len(words)] for number in range(missing)]
-            taken.append(" ".join(filter(None, [first, *padding, rest])))
-        if self.counts([write(taken)])[0] != length:
-            raise UsageError(
-                f"tokenizer={self.name!r}: makes no text of exactly {length} tokens; expected GPT-2's kind"
-            )
-        return taken
+        first, _, rest = body[at].partition(" ")
+        number = length - count(body)
+        for _ in range(8):
+            if number < 0 or not words:
+                break
+            padding = [words[n % len(words)] for n in range(number)]
+            padded = [*body[:at], " ".join(filter(None, [first, *padding, rest])), *body[at + 1 :]]
+            missing = length - count(padded)
+            if not missing:
+                return padded
+            number += missing
+        return None
 
 
-def ruler(pretrained: Any = "gpt2", tokenizer: Any = None, max_length: Any = None) -> Ruler:
+def place(costs: list[int], depth: float) -> int:
+    """How many lines of so many tokens each come before what stands at ``depth`` of them, as near as lines allow."""
+    before = [0, *accumulate(costs)]
+    return min(range(len(before)), key=lambda at: abs(before[at] - depth * before[-1]))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its kind, where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def ruler(pretrained: Any = "gpt2", tokenizer: Any = None, max_length: Any = None, **_: Any) -> Ruler:
     """The ruler of the model that lm-eval is given: its arguments of these names, `bundled` the model in this package.
 
-    Raises UsageError for a model or tokenizer that is not at hand, or is not given by name or folder.
+    The model's other arguments are of no use here. Raises UsageError for a model or tokenizer that is not at hand, or
+    is not given by name or folder, and for a ``max_length`` that is no number of tokens.
     """
+    if max_length is not None and (type(max_length) is not int or max_length < 1):
+        raise UsageError(f"max_length={max_length!r}: expected a number of tokens, 1 or more")
     return _ruler(_location("pretrained", pretrained), _location("tokenizer", tokenizer or pretrained), max_length)
 
 
@@ -109,26 +143,34 @@ def _ruler(pretrained: str, tokenizer: str, max_length: int | None) -> Ruler:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"pretrained={pretrained!r}, tokenizer={tokenizer!r}: this task needs them to cut its texts to length, and "
-            f"they are not at hand ({str(error).splitlines()[0]}); offline, use pretrained=bundled"
+            f"they are not at hand ({first_line(error)}); offline, use pretrained=bundled"
         ) from error
 
 
-@lru_cache(maxsize=8)
-def read_folder(folder: str) -> list[tuple[str, str]]:
-    """(file name, text) of a folder's .txt files, in the order of their names; blank files are left out.
+def read_folder(folder: Any) -> list[tuple[str, str]]:
+    """(file name, text) of a folder's own .txt files, in the order of their names; blank files are left out.
 
-    Raises UsageError where there is no such folder, no text in it, or a file that is not UTF-8.
+    Raises UsageError where there is no such folder, no text in it, or a file that cannot be read or is not UTF-8.
     """
+    if not isinstance(folder, str) or not folder:
+        raise UsageError(f"text_folder={folder!r}: expected the name of a folder that holds .txt files")
+    return _read_folder(folder)
+
+
+@lru_cache(maxsize=8)
+def _read_folder(folder: str) -> list[tuple[str, str]]:
     if not Path(folder).is_dir():
         raise UsageError(f"text_folder={folder!r} is no folder; expected one that holds .txt files")
     found = []
     for path in sorted(Path(folder).glob("*.txt")):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise UsageError(
                 f"text_folder: {str(path)!r} is not UTF-8 ({error.reason}); convert or remove it"
             ) from error
+        except OSError as error:
+            raise UsageError(f"text_folder: {str(path)!r} cannot be read ({first_line(error)}); remove it") from error
         if text.strip():
             found.append((path.name, text))
     if not found:
@@ -136,10 +178,10 @@ def read_folder(folder: str) -> list[tuple[str, str]]:
     return found
 
 
-def filler(rng: Random, text_folder: str | None, avoid: tuple[str, ...] = ()) -> Iterator[str]:
+def filler(rng: Random, text_folder: Any, avoid: tuple[str, ...] = ()) -> Iterator[str]:
     """Lines of filler without end: generated sentences, or a folder's text from a random place on.
 
-    A folder's text has its white space collapsed and comes in pieces of 24 words; pieces that hold one of the words of
+    A folder's text has its white space collapsed and comes in pieces of 12 words; pieces that hold one of the words of
     ``avoid`` are left out. Raises UsageError as `read_folder`, or where nothing is left.
     """
     if text_folder is None:

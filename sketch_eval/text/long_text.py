@@ -9,10 +9,11 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from sketch_eval.errors import UsageError
 from sketch_eval.text import stdlib
-from sketch_eval.text.fitting import Ruler, read_folder, ruler
+from sketch_eval.text.fitting import Ruler, first_line, read_folder, ruler
 
 ENDS = (64, 128, 256, 512, 1024)  # of the buckets, in tokens from the start of the text
 SLACK = 16  # tokens that a cut may come early, and that are read beyond the last
+MOST_CHARACTERS = 32  # a token, in what is read for a window: far more than any text has
 UNITS = ("token", "byte", "word")
 
 
@@ -49,38 +50,56 @@ def document(measure: Ruler, name: str, ids: list[int]) -> dict[str, Any] | None
 
 
 def windows(measure: Ruler, texts: Iterable[tuple[str, str]], most: int) -> Iterator[dict[str, Any]]:
-    """Documents from up to ``most`` windows of each (name, text), evenly spaced and apart from each other."""
+    """Documents from up to ``most`` windows of each (name, text), evenly spaced and apart from each other.
+
+    A window starts at a line's start, where there is one with room after it.
+    """
     size = ENDS[-1] + SLACK
     for name, text in texts:
-        ids = measure.encode(text)
-        count = min(most, len(ids) // size)
+        count = min(most, len(measure.encode(text)) // size)
         for number in range(count):
-            start = number * (len(ids) // count)
-            made = document(measure, f"{name} from token {start}", ids[start : start + size])
-            if made is not None:
-                yield made
+            start, end = (len(text) * part // count for part in (number, number + 1))
+            line = text.find("\n", start, end) + 1 if number else 0
+            for at in [line, start] if line else [start]:
+                ids = measure.encode(text[at : min(end, at + size * MOST_CHARACTERS)])[:size]
+                made = document(measure, f"{name} from character {at}", ids)
+                if made is not None:
+                    yield made
+                    break
 
 
-def dataset(
-    text_folder: str | None = None, hub: dict[str, str] | None = None, count: int = 50, **model: Any
-) -> DatasetDict:
+def _hub(path: str, field: str, name: str | None = None) -> Iterator[tuple[str, str]]:
+    """(name, text) of a hub data set's split "test"."""
+    try:
+        rows = load_dataset(path, name, split="test")
+    except Exception as error:  # of the hub's client, its HTTP library, the file system, or an offline setting
+        raise UsageError(
+            f"hub: {path!r} could not be loaded ({first_line(error)}); check the network, or use long_text, which "
+            "needs none"
+        ) from error
+    yield from ((f"{path} {number}", row[field]) for number, row in enumerate(rows))
+
+
+def dataset(text_folder: Any = None, hub: dict[str, str] | None = None, count: int = 50, **model: Any) -> DatasetDict:
     """What lm-eval's task asks for: up to ``count`` documents of 1024 tokens, as split "test".
 
     text_folder: whose .txt files to read, as many windows of each as make up the count. hub: a data set on the hub,
     `path` and `name` as `load_dataset` takes them, and `field`, the column of the text; the first ``count`` documents
     of its split "test" that are long enough give a window each. Without either, the first 1024 tokens of held-out
-    modules of the standard library. Raises UsageError for a model with fewer than 1024 positions, texts that are all
-    shorter, and as `read_folder`.
+    modules of the standard library. ``model`` holds the model's arguments, as `ruler` takes them. Raises UsageError for
+    a model with fewer than 1024 positions, texts that are all shorter, a hub that cannot be reached or is
+    asked for with a folder, and as `read_folder`.
     """
-    measure = ruler(**{name: model[name] for name in ("pretrained", "tokenizer", "max_length") if name in model})
+    if text_folder is not None and hub is not None:
+        raise UsageError(f"text_folder: this task reads {hub['path']} from the hub; long_text reads folders")
+    measure = ruler(**model)
     measure.check(ENDS[-1])
     texts: Iterable[tuple[str, str]]
     if text_folder is not None:
         files = read_folder(text_folder)
         texts, most = files, -(-count // len(files))
     elif hub is not None:
-        rows = load_dataset(hub["path"], hub.get("name"), split="test")
-        texts, most = ((f"{hub['path']} {number}", row[hub["field"]]) for number, row in enumerate(rows)), 1
+        texts, most = _hub(**hub), 1
     else:
         texts, most = stdlib.excerpts(), 1
     rows = [row for row, _ in zip(windows(measure, texts, most), range(count), strict=False)]
