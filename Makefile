@@ -1,6 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer, make and a package index; everything they install goes into .venv.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BOOKS ?= ../shared/data/books
 PY := .venv/bin/python
 SKETCH := .venv/bin/sketch-eval
 STAMP := .venv/.installed
@@ -26,8 +27,11 @@ test-slow: $(STAMP)
 demo: $(STAMP)
 	$(SKETCH) sweep demo --output runs/demo
 
+# The second step reads a folder of novels as plain text (the model card names them): make train BOOKS=folder
 train: $(STAMP)
-	$(PY) -m sketch_eval.train --out runs/bundled
+	$(PY) -m sketch_eval.train --out runs/first
+	$(PY) -m sketch_eval.train --start runs/first/model --books $(BOOKS) --steps 4200 --cooldown 1700 --warmup 50 \
+		--rate 8e-4 --lengths 0:512,500:1024 --drills 0:0.35 --seed 1 --out runs/bundled
 
 tables: $(STAMP)
 	$(SKETCH) sweep tasks

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from sketch_eval import bundled
 from sketch_eval.errors import UsageError
 from sketch_eval.text import stdlib
-from sketch_eval.train.__main__ import main
+from sketch_eval.train import books
+from sketch_eval.train.__main__ import main, schedule
 from sketch_eval.train.loop import train
 from sketch_eval.train.mixture import ANSWER, Mixture
 from sketch_eval.train.model import build_model
@@ -59,6 +60,43 @@ def test_resumed_run_is_the_uninterrupted_run(tmp_path: Path, tokenizer, monkeyp
         train(replace(TINY, width=64), tmp_path / "parts")
 
 
+BOOK = """The Project Gutenberg EBook of A Tale
+
+*** START OF THIS PROJECT GUTENBERG EBOOK A TALE ***
+CHAPTER I
+
+It was the best
+of times.
+
+*** END OF THIS PROJECT GUTENBERG EBOOK A TALE ***
+Licence.
+"""
+
+
+def test_a_book_is_its_prose_without_the_licence():
+    assert books.prose(BOOK) == ["CHAPTER I", "It was the best of times."]
+    assert books.prose("No licence.\n\n\nNone at\nall.") == ["No licence.", "None at all."]
+
+
+def test_a_run_goes_on_from_a_given_model_and_reads_books(tmp_path: Path, tokenizer, capsys):
+    folder = tmp_path / "books"
+    folder.mkdir()
+    (folder / "tale.txt").write_text("\n\n".join(f"Once upon {n} times there was a whale." for n in range(200)))
+    train_part, heldout = (books.documents(str(folder), split)[0] for split in ("train", "heldout"))
+    assert (train_part.count("whale"), heldout.count("whale")) == (190, 10)
+    tokenizer.save_pretrained(tmp_path / "first")
+    train(replace(TINY, every=2, steps=2), tmp_path / "first")
+    start = str(tmp_path / "first" / "model")
+    first = AutoModelForCausalLM.from_pretrained(start).state_dict()
+    # Without a step of any size the model is the one that it began with.
+    still = train(replace(TINY, rate=0.0, start=start, books=str(folder)), tmp_path / "second")
+    assert all(torch.equal(value, first[name]) for name, value in still.state_dict().items())
+    report = json.loads((tmp_path / "second" / "log.jsonl").read_text())
+    assert 0 < report["heldout_books"] != report["heldout"]
+    assert books.checksums(str(folder))["tale.txt"] in capsys.readouterr().out
+    assert (tmp_path / "second" / "tokenizer.json").read_text() == (tmp_path / "first" / "tokenizer.json").read_text()
+
+
 def test_rows_are_repeatable_and_weigh_what_can_be_known(tokenizer):
     mixture = Mixture(tokenizer, ["import os\n" * 500], seed=3)
     for length in (128, 512):
@@ -86,7 +124,15 @@ def test_untrained_model_already_looks_back(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"), [("--heads 2", "heads=2"), ("--steps 0", "steps=0"), ("--layers 1", "layers=1")]
+    ("arguments", "named"),
+    [
+        ("--heads 2", "heads=2"),
+        ("--steps 0", "steps=0"),
+        ("--layers 1", "layers=1"),
+        ("--start nowhere", "start='nowhere'"),
+        ("--book-share 2", "book_share=2.0"),
+        ("--books /nowhere --positions 64", "no folder"),
+    ],
 )
 def test_bad_settings_are_named(arguments, named, tmp_path):
     with pytest.raises(UsageError, match=named):
@@ -94,6 +140,8 @@ def test_bad_settings_are_named(arguments, named, tmp_path):
 
 
 def test_schedules(tokenizer):
+    assert schedule("0:128,400:256") == ((0, 128), (400, 256))
+    assert schedule("0:0.35") == ((0, 0.35),)
     settings = Settings(steps=100, cooldown=20, warmup=10)
     rates = [settings.learning_rate(step) / settings.rate for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
