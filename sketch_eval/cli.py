@@ -26,6 +26,7 @@ console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 Config = Annotated[str, typer.Argument(help="a grid's YAML file, or a shipped one by name: demo, seed-144, controls …")]
 Output = Annotated[Path | None, typer.Option(help="folder of the runs; default: results/ and the config's name")]
+INTERRUPTED = 130  # what Typer makes of Ctrl-C
 MOST_CELLS, MOST_TASKS = 40, 6
 """What fits a terminal; a larger leaderboard is better read as a page."""
 
