@@ -161,6 +161,8 @@ def test_how_often_a_value_is_listed_says_nothing():
             most = max(said[choice] for choice in row["choices"])
             best = [choice for choice in row["choices"] if said[choice] == most]
             right += (row["choices"][row["answer"]] in best) / len(best)
+            listed = Counter(line.partition(": ")[2] for line in row["prompt"].splitlines() if ": " in line).values()
+            assert max(listed) - min(listed) <= 1
         assert right / len(rows) < 0.13
 
 
