@@ -41,11 +41,13 @@ def main() -> None:
     except UsageError as error:
         print(f"sketch-eval: error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print(
-            "sketch-eval: stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr
-        )
-        sys.exit(130)
+    except OSError as error:
+        print(f"sketch-eval: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("sketch-eval: stopped; what is finished is kept, and the same command goes on there", file=sys.stderr)
+        raise
 
 
 @app.command()
@@ -106,7 +108,7 @@ def sweep(
     with terminal.Bar(console) as bar:
         report = run(grid, folder, recruit, bar, wait, f"sketch-eval sweep {config}")
     seconds = time.perf_counter() - start
-    _say(report, seconds)
+    _say(report, seconds, on)
     _leaderboard(folder, None)
     if report.failed:
         raise typer.Exit(1)
@@ -135,7 +137,8 @@ def reproduce(
 
     file, about, entry = again.find(row, places or [Path("results")])
     cap = "" if entry["cap"] is None else f", cap {entry['cap']:.0f}"
-    console.print(f"{entry['row']} of {file}: {entry['cell']}{cap}, {entry['task']} {entry['metric']}")
+    what = f"{entry['row']} of {file}: {entry['cell']}{cap}, {entry['task']} {entry['metric']}"
+    console.print(what, soft_wrap=True, markup=False)
     with terminal.Bar(console) as bar:
         comparison = again.reproduce(entry, about, Here, bar)
     console.print(terminal.comparison_table(comparison))
@@ -186,13 +189,12 @@ def _quiet() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
-def _say(report: Report, seconds: float) -> None:
+def _say(report: Report, seconds: float, on: str) -> None:
     """What a sweep did."""
-    outside = f"{1 - report.pass_seconds / seconds:.0%} outside of the model's passes"
-    console.print(
-        f"{len(report.ran)} runs in {terminal.span(seconds)}, of which {outside}; {len(report.kept)} were there "
-        f"already; {len(report.failed)} failed"
-    )
+    done = f"{len(report.ran)} runs in {terminal.span(seconds)}"
+    if report.ran and on == "here":  # Elsewhere passes are made side by side.
+        done += f", of which {1 - report.pass_seconds / seconds:.0%} outside of the model's passes"
+    console.print(f"{done}; {len(report.kept)} were there already; {len(report.failed)} failed")
     for job, reason in report.failed.items():
         console.print(f"FAILED {job.name}: {reason}", markup=False)
 
@@ -204,4 +206,4 @@ def _leaderboard(folder: Path, output: Path | None) -> None:
     cells, tasks = len({(row.cell, str(row.cap)) for row in rows}), len({row.task for row in rows})
     if cells <= MOST_CELLS and tasks <= MOST_TASKS:
         console.print(terminal.leaderboard_table(rows))
-    console.print(f"leaderboard: {page}", soft_wrap=True)
+    console.print(f"leaderboard: {page}", soft_wrap=True, markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,33 +43,47 @@ def versions() -> dict[str, str]:
     return found
 
 
+NOT_SCORING = {"cli.py", "terminal.py", "reproduce.py", "statistics.py"}
+"""Modules that nothing between a request and its score passes through; nor do the folders of `sources`."""
+
+
 def sources() -> str:
-    """SHA-256 of this package's code and task files that a score depends on."""
+    """SHA-256 of this package's code that a score depends on, tasks aside: `code` says what a task is made of."""
     package = Path(__file__).parent
-    tasks = package / "tasks" if (package / "tasks").is_dir() else package.parent / "tasks"
-    without = {"train", "leaderboard", "startup"}
+    without = {"text", "train", "leaderboard", "startup", "tasks", "configs"}
     files = [path for path in package.rglob("*.py") if not without.intersection(path.relative_to(package).parts)]
-    files = [path for path in files if path.parent.name != "sweep" or path.name in _SCORING]
+    scoring = {"lm.py", "tasks.py", "work.py"}
+    kept = [path for path in files if path.parent.name != "sweep" or path.name in scoring]
+    return code(package, [path for path in kept if path.parent != package or path.name not in NOT_SCORING])
+
+
+def code(root: Path, files: Iterable[Path]) -> str:
+    """SHA-256 of files, by their places below a folder and their bytes."""
     digest = hashlib.sha256()
-    for path in sorted({*files, *tasks.rglob("*.yaml"), *tasks.rglob("*.py")} - {package / "cli.py"}):
-        digest.update(path.name.encode() + path.read_bytes())
+    for name, path in sorted((path.relative_to(root).as_posix(), path) for path in files):
+        content = path.read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
 
 
-_SCORING = {"lm.py", "tasks.py", "work.py"}
-"""Of the sweep's modules, those that are between a request and its score."""
-
-
 def commit() -> str | None:
-    """Commit of the checkout that this package runs from, with `-dirty` where it was changed; None outside one."""
+    """Commit of the checkout that this package runs from, with `-dirty` where it was changed (in `results/` aside);
+    None outside one."""
     folder = Path(__file__).parents[1]
     if not (folder / ".git").exists():
         return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    git = ["git", "-C", str(folder)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        head, changes = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!results"],
+            )
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{head}-dirty" if changes else head
 
 
 def peak_device_memory(device: torch.device) -> int | None:

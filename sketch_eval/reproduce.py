@@ -78,14 +78,13 @@ def reproduce(
     """Run a row's cell and the full cache on its task, in a folder of its own, and compare.
 
     Raises:
-        UsageError: the model or the task cannot be had.
-        RuntimeError: a run failed.
+        UsageError: the model or the task cannot be had, or a run failed.
     """
     grid = Grid(**entry["run"])
     with TemporaryDirectory() as scratch:
         report = sweep(grid, Path(scratch), recruit, watcher)
         if report.failed:
-            raise RuntimeError("; ".join(report.failed.values()))
+            raise UsageError("the row could not be run: " + "; ".join(report.failed.values()))
         again = Sweep(Path(scratch))
         (row,) = [row for row in again.rows() if row.row == entry["row"]]
         then, now = _deciders(about, entry["task"]), _deciders(again.description(), entry["task"])

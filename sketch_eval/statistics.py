@@ -32,9 +32,9 @@ class Score:
 
     @classmethod
     def mean(cls, values: list[Any]) -> Score:
-        """The mean of a number a document; a document whose value is None does not count."""
-        known = [value for value in values if value is not None]
-        return cls(np.asarray(known, np.float64), np.ones(len(known)))
+        """The mean of a number a document; a document whose value is None weighs nothing."""
+        weights = np.asarray([value is not None for value in values], np.float64)
+        return cls(np.asarray([value or 0.0 for value in values], np.float64), weights)
 
     @classmethod
     def perplexity(cls, values: list[float]) -> Score:
@@ -49,10 +49,16 @@ class Score:
 
     def of(self, picks: NDArray[np.intp]) -> NDArray[np.float64]:
         """The score of each row of ``picks``, indices of documents."""
-        ratio = self.totals[picks].sum(-1) / self.weights[picks].sum(-1)
+        with np.errstate(divide="ignore", invalid="ignore"):  # Where none of the picked documents counts.
+            ratio = self.totals[picks].sum(-1) / self.weights[picks].sum(-1)
         if self.kind == "bits":
             return -ratio / np.log(2)
         return np.exp(-ratio) if self.kind == "perplexity" else ratio
+
+    @property
+    def documents(self) -> int:
+        """How many documents count."""
+        return int((self.weights > 0).sum())
 
     @property
     def value(self) -> float:
@@ -96,7 +102,8 @@ def interval(score: Score, seed: int = 0) -> tuple[float, float]:
 def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, float]:
     """(score over base - 1 in percent, and the ends of its 95% interval), each resample of the same documents in both.
 
-    Not a number where the base is 0. Raises ValueError where the two are not of the same documents or of one kind.
+    Not a number where the base is 0, and without an interval where it is in more than a hundredth of the resamples, of
+    which the others would be no fair sample. Raises ValueError where the two are not of the same documents or kind.
     """
     _check_pair(score, base)
     picks = resamples(len(score.totals), seed)
@@ -112,9 +119,9 @@ def _check_pair(score: Score, base: Score) -> None:
 
 
 def _percentiles(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    """The ends of the middle 95%; draws that are no number are left out."""
+    """The ends of the middle 95%, or nothing where more than 1% of the draws are no number."""
     known = drawn[np.isfinite(drawn)]
-    if not known.size:
+    if known.size < 0.99 * drawn.size or not known.size:
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sketch_eval.leaderboard.row import percent
+
 if TYPE_CHECKING:
     from sketch_eval.leaderboard.row import Row
     from sketch_eval.reproduce import Comparison
@@ -111,7 +113,7 @@ def _entry(row: Row) -> str:
     if not row.bound:
         return f"{value} = full"
     change = "" if math.isnan(row.difference) else f" {row.difference:+.1f}%"
-    return f"{value}{change} {row.binding:.0%}"
+    return f"{value}{change} {percent(row.binding)}"
 
 
 def _table(columns: list[str], title: str) -> Table:

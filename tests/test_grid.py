@@ -56,6 +56,7 @@ FIELDS = {
     "seed": st.sampled_from([0, 5]),
     "topk": st.sampled_from([None, 3, 8, 9]),
 }
+WAYS = [{}, {"strategy": "aggregate"}, {"normalize": "age"}, {"strategy": "aggregate", "normalize": "age"}]
 CELLS = st.builds(
     CacheConfig,
     importance=st.sampled_from(["count_min", "count_sketch", "race", "exact", "last", "recency", "random", "knorm"]),
@@ -65,10 +66,15 @@ CELLS = st.builds(
 )
 
 
-@given(cell=CELLS, others=st.fixed_dictionaries(FIELDS), data=st.data())
+@given(cell=CELLS, others=st.fixed_dictionaries(FIELDS), way=st.sampled_from(WAYS), data=st.data())
 @settings(max_examples=60)
-def test_cells_of_one_computation_compute_the_same(cell: CacheConfig, others: dict[str, Any], data: st.DataObject):
+def test_cells_of_one_computation_compute_the_same(
+    cell: CacheConfig, others: dict[str, Any], way: dict[str, Any], data: st.DataObject
+):
     """Whatever `computation` drops may be anything: the logits are the same, bit for bit."""
+    if "strategy" in way:
+        way, others = way | {"topk": None}, others | {"topk": None}
+    cell = cell.model_copy(update=way)
     if not (cell.topk is None or cell.topk >= 8):
         others["topk"] = cell.topk
     elif others["topk"] == 3:
@@ -81,6 +87,15 @@ def test_cells_of_one_computation_compute_the_same(cell: CacheConfig, others: di
     with torch.no_grad():
         one, other = (model(ids, past_key_values=SketchCache(model.config, c)).logits for c in (cell, twin))
     assert torch.equal(one, other)
+
+
+def test_the_full_cache_is_one_cell_however_often_it_is_named(tmp_path: Path):
+    (tmp_path / "g.yaml").write_text(
+        "tasks: [wikitext]\ndefaults: {width: 8}\nseeds: [3]\ncells: [{controls: [full, window], max_cache_size: 8}]"
+    )
+    grid = read(str(tmp_path / "g.yaml"))
+    assert [name(cell) for cell in grid.expand()] == ["window"]
+    assert [name(cell) for cell in computations(grid)] == ["full", "window"]
 
 
 def test_names_tell_cells_apart():
@@ -134,6 +149,21 @@ CELL = "cells: [{max_cache_size: 64}]"
         ("tasks: [kv_256]\nseeds: [1, 1]\n" + CELL, "each seed once"),
         ("tasks: [kv_256\n", "cannot be read as YAML"),
         ("- 1", "expected a mapping with tasks and cells"),
+        ("tasks: [kv_256]\n" + CELL + "\n" + CELL, "cells is there twice"),
+        ("tasks: [{kv_256: {limit: 3}}]\n" + CELL, "options go in a mapping"),
+        ("tasks: [kv_256]\ncells: [{variants: []}]", "cells.0.variants: give at least one"),
+        ("tasks: [kv_256]\ncells: {width: 2}", "cells={'width': 2}: should be a list"),
+        ("tasks: [kv_256]\ncells: [{seed: [0, 1]}]", "seed goes in the grid's own key, such as `seeds: [0, 1]`"),
+        ("tasks: [kv_256]\ndefaults: {seed: 1}\n" + CELL, "seed goes in the grid's own key"),
+        ("tasks: [kv_256]\nmodel: {dtype: floaty}\n" + CELL, "model.dtype='floaty': should be 'float32'"),
+        (
+            "tasks: {kv_256: {}, sketch_quick: {}, kv_512: {}}\nmodel: {pretrained: bundled}\n" + CELL,
+            "kv_512 is asked for twice, the second time in kv_512",
+        ),
+        (
+            "tasks: {kv_256: {num_fewshot: 2, limit: 1}}\nmodel: {pretrained: bundled}\n" + CELL,
+            "tasks.kv_256.num_fewshot=2: the task itself says 0; leave it out",
+        ),
         (
             "tasks: [kv_265]\nmodel: {pretrained: bundled}\n" + CELL,
             "kv_265 is no task of lm-eval's or of sketch_eval's (did you mean kv_256?)",

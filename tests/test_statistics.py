@@ -48,8 +48,13 @@ def test_a_difference_is_paired():
 
 
 def test_a_difference_to_itself_is_none_and_to_nothing_is_no_number():
-    score = Score.mean([0.0, 1.0, 1.0])
+    score = Score.mean([0.0] + [1.0] * 9)
     assert difference(score, score) == (0.0, 0.0, 0.0)
+    # 1 of 8 documents right: in a third of the resamples the base is 0, and the rest are no fair sample.
+    change, low, high = difference(Score.mean([1.0, 1.0] + [0.0] * 6), Score.mean([1.0] + [0.0] * 7))
+    assert change == pytest.approx(100)
+    assert math.isnan(low)
+    assert math.isnan(high)
     assert all(math.isnan(number) for number in difference(Score.mean([0.0, 0.0]), Score.mean([0.0, 0.0])))
 
 
@@ -62,6 +67,10 @@ def test_the_same_seed_draws_the_same():
 def test_what_cannot_be_paired_or_drawn_is_refused():
     with pytest.raises(ValueError, match="same documents"):
         difference(Score.mean([1.0]), Score.mean([1.0, 2.0]))
+    # As many documents count, but not the same.
+    with pytest.raises(ValueError, match="same documents"):
+        difference(Score.mean([1.0, None, 0.0]), Score.mean([None, 1.0, 0.0]))
+    assert Score.mean([1.0, None, 0.0]).value == 0.5
     with pytest.raises(ValueError, match="of one kind"):
         difference(Score.mean([1.0]), Score.weighted([(1.0, 1.0)]))
     with pytest.raises(ValueError, match="no documents"):

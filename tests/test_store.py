@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from conftest import Silent
 
+from sketch_eval import cli
 from sketch_eval.errors import UsageError
 from sketch_eval.leaderboard.write import write
 from sketch_eval.sweep.grid import Grid
@@ -128,6 +129,31 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, small: G
     assert (len(report.kept), len(report.ran)) == (3, 3)
 
 
+def test_a_leaderboard_that_cannot_be_written_is_one_line(finished: Path, tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(
+        sys, "argv", ["sketch-eval", "leaderboard", str(finished), "--output", str(tmp_path / "file" / "x")]
+    )
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sketch-eval: error: ")
+    assert "Not a directory" in line
+
+
+def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_read", stopped)
+    monkeypatch.setattr(sys, "argv", ["sketch-eval", "sweep", "demo"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert "stopped; what is finished is kept" in capsys.readouterr().err
+
+
 def _no_model(_: Grid) -> Here:
     raise AssertionError("a model was asked for")
 
@@ -145,26 +171,35 @@ def test_a_folder_of_another_model_is_refused_before_a_model_is_loaded(finished:
         sweep(other, finished, _no_model, Silent())
 
 
-@pytest.mark.slow
-def test_killed_at_twenty_random_moments_a_sweep_ends_in_the_same_tables(finished: Path, config: str, tmp_path: Path):
-    """The command line, killed while it loads, runs and writes, over and over, then left to end."""
-    command = [str(Path(sys.executable).parent / "sketch-eval"), "sweep", config, "--output", str(tmp_path / "mini")]
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_a_sweep_ends_in_the_same_tables(
+    finished: Path, config: str, tmp_path: Path, kills: int
+):
+    """The command line, killed while it runs and writes, over and over, then left to end."""
+    folder, rng = tmp_path / "mini", random.Random(kills)
+    command = [str(Path(sys.executable).parent / "sketch-eval"), "sweep", config, "--output", str(folder)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    rng, kills, before = random.Random(0), 0, set[str]()
-    while kills < 20:
-        run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            run.wait(rng.uniform(0.5, 14))
-        except subprocess.TimeoutExpired:
-            run.kill()
-            kills += 1
+
+    def done() -> set[str]:
+        return {path.parent.name for path in folder.glob("runs/*/run.json")}
+
+    before: set[str] = set()
+    for number in range(kills):
+        run = subprocess.Popen(command, env=environment, **quiet)
+        wanted = min(len(before) + rng.randrange(3), 17)  # Kill it after so many runs and a moment more.
+        while run.poll() is None and len(done()) < wanted:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.6))
+        assert run.poll() is None, "the sweep had ended before it was to be killed"
+        run.kill()
         run.wait()
-        now = {path.parent.name for path in tmp_path.glob("mini/runs/*/run.json")}
-        assert before <= now
-        before = now
-        if len(now) == 18 and rng.random() < 0.5:
-            shutil.rmtree(tmp_path / "mini")
+        assert before <= done()
+        before = done()
+        if len(before) > 14 and number < kills - 1:
+            shutil.rmtree(folder)
             before = set()
-    assert subprocess.run(command, env=environment, check=False).returncode == 0
-    assert len(list(tmp_path.glob("mini/runs/*/run.json"))) == 18
-    assert tables(tmp_path / "mini") == tables(finished)
+    assert len(before) < 18
+    assert subprocess.run(command, env=environment, check=False, **quiet).returncode == 0
+    assert len(done()) == 18
+    assert tables(folder) == tables(finished)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from conftest import Silent
 from lm_eval.api.instance import Instance
 
@@ -20,7 +21,7 @@ from sketch_eval.leaderboard.rows import Sweep
 from sketch_eval.leaderboard.write import write
 from sketch_eval.reproduce import find, reproduce
 from sketch_eval.sweep.cells import FULL
-from sketch_eval.sweep.grid import Grid
+from sketch_eval.sweep.grid import Block, Grid, read
 from sketch_eval.sweep.sweep import Here, sweep
 from sketch_eval.sweep.work import Job
 
@@ -64,6 +65,44 @@ def test_of_long_and_short_requests_only_those_that_bind_are_computed(crew: Here
     for mine, its, full in zip(asked, reused, known, strict=True):
         assert its[0] == pytest.approx(mine[0], abs=1e-4)
         assert (its == full) == (abs(mine[0] - full[0]) < 1e-4)
+
+
+def test_generated_answers_are_swept_too(tmp_path: Path):
+    """They are never reused; and a full-cache run that has no answers to reuse is a run like all others."""
+    (tmp_path / "said.jsonl").write_text('{"q": "import os, sys", "a": "import"}\n{"q": "class A:", "a": "def"}\n')
+    task = {
+        "task": "said", "dataset_path": "json", "dataset_kwargs": {"data_files": str(tmp_path / "said.jsonl")},
+        "test_split": "train", "output_type": "generate_until", "doc_to_text": "{{q}}", "doc_to_target": "{{a}}",
+        "generation_kwargs": {"max_gen_toks": 12, "until": ["@@"]}, "metric_list": [{"metric": "exact_match"}],
+    }  # fmt: skip
+    (tmp_path / "said.yaml").write_text(yaml.safe_dump(task))
+    (tmp_path / "grid.yaml").write_text(
+        f"model: {{pretrained: bundled}}\ninclude_path: {tmp_path}\ntasks: [said]\n"
+        "cells: [{max_cache_size: 8, sinks: 1, variants: [{}, {topk: 8}]}]"
+    )
+    report = sweep(read(str(tmp_path / "grid.yaml")), tmp_path / "out", Here, Silent())
+    assert (len(report.ran), report.failed) == (2, {})
+    full, bounded, same = Sweep(tmp_path / "out").rows()
+    assert (full.bound, bounded.bound, bounded.documents) == (False, True, 2)
+    assert same.same_as == bounded.row
+
+
+def test_the_order_of_a_grid_is_the_order_of_its_tables(tmp_path: Path, grid: Grid, crew: Here):
+    """Neither the tasks, nor the metrics, nor the cells of it are in the order of the alphabet."""
+    about = copy.deepcopy(crew.about)
+    about["tasks"] = dict(reversed(about["tasks"].items()))
+    metrics = about["tasks"]["stdlib_text"]["metrics"]
+    about["tasks"]["stdlib_text"]["metrics"] = {m: metrics[m] for m in ("word_perplexity", "byte_perplexity")}
+    one = grid.model_copy(update={"cells": (Block(max_cache_size=[128, 64], width=8),)})
+    turned = SimpleNamespace(about=about, execute=crew.execute)
+    sweep(one, tmp_path, lambda _: turned, Silent())
+    found = Sweep(tmp_path)
+    assert [(row.task, row.metric, row.cap) for row in found.rows() if row.kind == "sketch"] == [
+        (task, metric, cap)
+        for cap in (128, 64)
+        for task, metric in [("stdlib_text", "word_perplexity"), ("stdlib_text", "byte_perplexity"), ("kv_256", "acc")]
+    ]
+    assert found.description()["tasks"]["stdlib_text"]["primary"] == "word_perplexity"
 
 
 def test_each_computation_runs_once_in_lm_evals_layout(finished: Path, grid: Grid):

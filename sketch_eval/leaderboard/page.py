@@ -15,6 +15,7 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from sketch_eval.leaderboard import figures, tidy
+from sketch_eval.sweep.store import write_file
 
 HERE = Path(__file__).parent
 NOT_BOUND = "not bound: = full"
@@ -68,7 +69,7 @@ def write(folder: Path, rows: pd.DataFrame, about: dict[str, Any], timings: pd.D
         rows = rows.merge(timings[["row", "tokens_per_second"]].drop_duplicates("row"), on="row", how="left")
     path = folder / "leaderboard.html"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(rows, about), encoding="utf-8")
+    write_file(path, page(rows, about))
     return path
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Row:
             the exact scores that a control keeps.
         full_bytes: of the model's own cache at its full length.
         saving: 1 - total_bytes / full_bytes.
-        command: a command line of lm-eval that scores the cell on the task.
+        command: a command line of lm-eval that scores the cell on the task, with the first of its seeds.
     """
 
     row: str
@@ -76,9 +78,18 @@ class Row:
     command: str
 
 
+def percent(share: float) -> str:
+    """A share in percent, in which little is not nothing and much is not all."""
+    if 0 < share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
 COLUMNS = [field.name for field in fields(Row)]
 
 
 def frame(rows: list[Row]) -> pd.DataFrame:
     """The rows as a data frame, one column an attribute, in their order."""
+    import pandas as pd  # Late: the command line reads this module before it knows whether there are rows.
+
     return pd.DataFrame([vars(row) for row in rows], columns=COLUMNS)

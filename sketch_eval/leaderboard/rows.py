@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -39,12 +40,18 @@ class Sweep:
         try:
             self.about: dict[str, Any] = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
             self.grid = Grid(**self.about["grid"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"results={str(folder)!r}: no finished sweep there ({type(error).__name__}); give a folder that "
                 "`sketch-eval sweep` wrote"
             ) from error
         self._records: dict[Job, dict[str, Any] | None] = {}
+
+    @cached_property
+    def failures(self) -> dict[str, str]:
+        """Of the missing jobs, those that failed, with the reason."""
+        reasons = {job.name: self.store.failure(digest(identity(self.about, job))) for job in self.missing}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     @cached_property
     def missing(self) -> list[Job]:
@@ -111,7 +118,7 @@ class Sweep:
         binding = sum(run["counts"]["binding_requests"] for run in records) / max(requests, 1)
         for metric, aggregation in self._metrics(task, full).items():
             base = AGGREGATIONS[aggregation](full["values"][metric])
-            if not len(base.totals):
+            if not base.documents:
                 continue
             scores = [AGGREGATIONS[aggregation](run["values"][metric]) for run in records]
             each = [score.value for score in scores]
@@ -124,7 +131,7 @@ class Sweep:
                 metric=metric,
                 higher_is_better=self.about["tasks"][task]["higher_is_better"][metric.split(",")[0]],
                 needle_depth=_needle_depth(task, metric),
-                documents=len(base.totals),
+                documents=base.documents,
                 **_score_columns(average(scores), base),
                 spread_low=min(each) if len(each) > 1 else NONE,
                 spread_high=max(each) if len(each) > 1 else NONE,
@@ -154,7 +161,7 @@ class Sweep:
         fixed, commits = self.about["fixed"], set()
         tasks = {}
         for _, task, _, records in self._finished():
-            commits |= {str(record["commit"]) for record in records}
+            commits |= {record["commit"] or "unknown" for record in records}
             fingerprint = self.about["tasks"][task]["identity"]["fingerprint"]
             primary = next(iter(self._metrics(task, records[0])), "")
             tasks[task] = {"documents": records[0]["documents"], "fingerprint": fingerprint, "primary": primary}
@@ -185,9 +192,9 @@ class Sweep:
     def _command(self, cell: CacheConfig, task: str) -> str:
         """lm-eval's command line for a cell and a task."""
         model, (limit, shots) = self.grid.model, self._options(task)
-        options = {"limit": limit, "num_fewshot": shots or None, "device": model.device, "batch_size": model.batch_size}
+        options = {"limit": limit, "num_fewshot": shots, "device": model.device, "batch_size": model.batch_size}
         given = " ".join(f"--{option} {value}" for option, value in options.items() if value is not None)
-        return f"lm_eval run --model sketch_gpt2 --model_args {spell(model, cell)} --tasks {task} {given}"
+        return f"lm_eval run --model sketch_gpt2 --model_args {shlex.quote(spell(model, cell))} --tasks {task} {given}"
 
 
 def _cell_columns(cell: CacheConfig) -> dict[str, Any]:
@@ -220,11 +227,15 @@ def _byte_columns(ledger: dict[str, Any]) -> dict[str, Any]:
 
 
 def _share(metric: str, binding: float, cell: CacheConfig) -> float:
-    """Share of binding requests for a metric: one of a bucket of positions is not bound by what comes after it."""
+    """Share of binding requests for a metric: what comes after a bucket of positions does not bind it.
+
+    Every document with such buckets reaches all of them, so a bucket is bound in all or in none.
+    """
     bucket, cap = re.search(r"_\d+_(\d+)$", metric), cell.max_cache_size
     if bucket is None or cap is None or not binding:
         return binding
-    return float(int(bucket[1]) >= min(cap, cell.visible or cap))
+    # The query at position C still sees all, and at position k one too many for topk=k.
+    return float(int(bucket[1]) > cap or (cell.visible is not None and int(bucket[1]) >= cell.visible))
 
 
 def _needle_depth(task: str, metric: str) -> float:

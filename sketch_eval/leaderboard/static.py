@@ -38,6 +38,8 @@ def write(folder: Path, rows: pd.DataFrame, primary: dict[str, str] | None = Non
     """
     target = folder / "figures"
     target.mkdir(parents=True, exist_ok=True)
+    for old in (*target.glob("*.png"), *target.glob("*.svg")):
+        old.unlink()  # Of a grid that may have changed.
     paths = []
     with mpl.rc_context(dict[Any, Any](mpl.rcParamsDefault) | LOOK):
         for name, figure in _drawn(rows, primary):

@@ -12,12 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sketch_eval.leaderboard.row import COLUMNS, Row
+from sketch_eval.leaderboard.row import COLUMNS, Row, percent
+from sketch_eval.sweep.store import write_file
 
 NOTES = (
     "Intervals are of a bootstrap over documents (2000 resamples, seed 0); a difference's is paired, the same "
     "documents drawn from the cell and from the full cache. Where every document scored the same, an interval has no "
-    "width: there are few documents, not an exact score.",
+    "width: there are few documents, not an exact score. A difference has none where the full cache's score is 0 in "
+    "more than one of a hundred resamples. Hash seeds are averaged by document, so a perplexity is their geometric "
+    "mean; the interval is over documents alone, the spread between the seeds.",
     "Documents longer than the model's positions are scored in lm-eval's disjoint windows, with an empty cache at the "
     "start of each.",
     "Bytes are one sequence's cache, all layers, counted from the tensors; those of the sketch are its table, or the "
@@ -26,7 +29,8 @@ NOTES = (
 ENTRIES = (
     "Each entry: score [95% interval]; its difference to the full cache in percent, or as a ratio (×) where it is "
     "large [95% interval]; share of requests that were binding, for which a pair was evicted or hidden from a query.",
-    "An entry `= full` bound nothing: it is the full cache, and says nothing of the cell.",
+    "An entry `= full` bound nothing: it is the full cache, and says nothing of the cell. ‡ marks a cell that is the "
+    "same computation as one above it, which was run for both.",
 )
 
 
@@ -49,7 +53,7 @@ def write(folder: Path, rows: list[Row], about: dict[str, Any], runs: list[dict[
         "leaderboard.json": json.dumps({"about": about, "rows": entries}, indent=1, ensure_ascii=False) + "\n",
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_file(folder / name, text)
     return [folder / name for name in texts]
 
 
@@ -86,7 +90,7 @@ def entry(row: Row) -> str:
     if not row.bound:
         return f"{_short(row.value)} = full"
     change = "" if math.isnan(row.difference) else f"; {_change(row)}"
-    return f"{value}{change}; {row.binding:.0%}"
+    return f"{value}{change}; {percent(row.binding)}{' ‡' if row.same_as else ''}"
 
 
 def _by_cap(row: Row) -> float:
@@ -128,6 +132,8 @@ def _bytes(rows: dict[tuple[str, str], Row]) -> str:
 def _change(row: Row) -> str:
     """The difference to the full cache with its interval."""
     numbers = (row.difference, row.difference_low, row.difference_high)
+    if math.isnan(row.difference_low):
+        return f"{row.difference:+.1f}%"
     if max(abs(number) for number in numbers) < 200:
         return "{:+.1f}% [{:+.1f}, {:+.1f}]".format(*numbers)
     return "{}× [{}, {}]".format(*(_short(1 + number / 100) for number in numbers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
@@ -22,7 +22,7 @@ class Model(BaseModel):
     pretrained: str = "gpt2"
     revision: str = "main"
     tokenizer: str | None = None
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     max_length: int | None = Field(default=None, ge=1)
     device: str | None = None
     batch_size: int = Field(default=8, ge=1)
@@ -60,7 +60,7 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     controls: tuple[str, ...] = ()
-    variants: tuple[dict[str, Any], ...] = ({},)
+    variants: tuple[dict[str, Any], ...] = Field(default=({},), min_length=1)
     axes: dict[str, tuple[Any, ...]] = {}
 
     @model_validator(mode="before")
@@ -70,6 +70,7 @@ class Block(BaseModel):
             raise ValueError(f"{given!r} should be a mapping of fields to values")
         known, axes = {*CacheConfig.model_fields, "controls", "variants"}, {}
         for field, value in given.items():
+            _refuse_seed(field)
             if field not in known:
                 raise ValueError(f"{field} is not a field of a cell{nearest(str(field), known)}")
             if field in CacheConfig.model_fields:
@@ -77,6 +78,13 @@ class Block(BaseModel):
                 if not axes[field]:
                     raise ValueError(f"{field} has no values: give one or more, or leave it out")
         return {key: given[key] for key in ("controls", "variants") if key in given} | {"axes": axes}
+
+    @field_validator("variants")
+    @classmethod
+    def _have_no_seed(cls, variants: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for field in itertools.chain(*variants):
+            _refuse_seed(field)
+        return variants
 
     @field_validator("controls")
     @classmethod
@@ -112,6 +120,7 @@ class Grid(BaseModel):
         description: what the leaderboard says of itself, below its title.
         model: the model.
         tasks: options of each task or group of lm-eval's, by name.
+        include_path: a folder with more tasks, as lm-eval's option of that name.
         defaults: fields of every cell, where its block does not say otherwise.
         cells: the blocks of cells.
         seeds: hash seeds; a row is the mean of all of them.
@@ -122,6 +131,7 @@ class Grid(BaseModel):
     description: str = ""
     model: Model = Model()
     tasks: dict[str, Task] = Field(min_length=1)
+    include_path: str | None = None
     defaults: dict[str, Any] = {}
     cells: tuple[Block, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
@@ -131,10 +141,20 @@ class Grid(BaseModel):
     def _read_short_tasks(cls, value: Any) -> Any:
         """A task without options may stand alone: `tasks: [wikitext]`, or `wikitext:` with nothing after it."""
         if isinstance(value, list):
+            for entry in value:
+                if not isinstance(entry, str):
+                    raise ValueError(f"{entry!r} in a list: options go in a mapping, such as `kv_256: {{limit: 3}}`")
             value = dict.fromkeys(value)
         return (
             {key: {} if entry is None else entry for key, entry in value.items()} if isinstance(value, dict) else value
         )
+
+    @field_validator("defaults")
+    @classmethod
+    def _has_no_seed(cls, defaults: dict[str, Any]) -> dict[str, Any]:
+        for field in defaults:
+            _refuse_seed(field)
+        return defaults
 
     @field_validator("seeds")
     @classmethod
@@ -144,13 +164,19 @@ class Grid(BaseModel):
         return seeds
 
     def expand(self) -> list[CacheConfig]:
-        """The cells, each once, with the first seed.
+        """The bounded cells, each once, with the first seed.
 
         Raises:
             UsageError: as `Block.cells`.
         """
         defaults = {"seed": self.seeds[0]} | self.defaults
-        return list(dict.fromkeys(cell for block in self.cells for cell in block.cells(defaults)))
+        cells = (cell for block in self.cells for cell in block.cells(defaults))
+        return list(dict.fromkeys(cell for cell in cells if cell.max_cache_size is not None))
+
+
+def _refuse_seed(field: Any) -> None:
+    if field == "seed":
+        raise ValueError("seed goes in the grid's own key, such as `seeds: [0, 1]`")
 
 
 def read(config: str) -> Grid:
@@ -163,7 +189,7 @@ def read(config: str) -> Grid:
     """
     content = _load(_find(config))
     try:
-        grid = Grid(**content)
+        grid = Grid.model_validate(content)
     except ValidationError as error:
         raise UsageError(f"{config}: " + "; ".join(_explain(e) for e in error.errors())) from None
     try:
@@ -183,16 +209,27 @@ def _find(config: str, beside: Path | None = None) -> Path:
     for path in places:
         if path.is_file():
             return path
-    names = [path.name for path in sorted(folder.glob("*.yaml"))]
+    names = [path.name for path in sorted(folder.glob("*.yaml")) if not path.name.startswith("lm_eval")]
     raise UsageError(
         f"config={config!r}{nearest(config, names)}: no such file; give a path, or one of {', '.join(names)}"
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that is there twice rather than forget the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key} is there twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def _load(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in a file, with what it extends."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
@@ -206,7 +243,7 @@ def _load(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _explain(error: Any) -> str:
     """One line for one of pydantic's errors."""
-    place, *rest = error["loc"]
+    place, *rest = error["loc"] or ("",)
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         fields = {"model": Model.model_fields, "tasks": Task.model_fields}.get(place, {}) if rest else Grid.model_fields
@@ -214,4 +251,5 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing" or error["type"] == "too_short":
         return f"{where}: give at least one"
     wanted = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    wanted = wanted.replace("valid tuple", "list").replace("valid dictionary", "mapping")
     return f"{where}: {wanted}" if error["type"] == "value_error" else f"{where}={error['input']!r}: {wanted}"

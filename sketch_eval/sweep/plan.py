@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from sketch_eval import attention, bundled
 from sketch_eval.config import CacheConfig
 from sketch_eval.ledger import ledger
-from sketch_eval.sweep.cells import FULL, computation, kind, name, reads
+from sketch_eval.sweep.cells import FULL, computation, kind, name
 from sketch_eval.sweep.grid import Grid, Model
 from sketch_eval.sweep.lm import SweepLM
 from sketch_eval.sweep.sweep import seeded
@@ -72,7 +72,7 @@ def plan(grid: Grid, worker: Worker | None = None) -> list[Line]:
         for line, cell in zip(lines, cells, strict=True):
             worker.lm.take(cell, {})
             bound = sum(length for length in lengths if not worker.lm.fits([0], [0] * length))
-            sort = (cell.max_cache_size, cell.strategy, cell.visible is None, reads(cell, "width"))
+            sort = (cell.max_cache_size, cell.strategy, cell.visible is None, cell.importance)
             if line.runs and bound and sort not in speeds:
                 if not speeds:
                     _probe(worker)  # Once for nothing: the first pass loads, or compiles, what all others find.

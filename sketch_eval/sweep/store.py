@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -58,8 +59,14 @@ class Store:
         """
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=-1 if wait else 0)
-            self._write(self.folder / ".probe", "written to see that the folder can be\n")
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                if not wait:
+                    raise
+                print(f"waiting for the sweep that is at work in {self.folder}", file=sys.stderr, flush=True)
+                self._lock.acquire()
+            write_file(self.folder / ".probe", "written to see that the folder can be\n")
             (self.folder / ".probe").unlink()
         except Timeout:
             raise UsageError(
@@ -69,8 +76,8 @@ class Store:
             raise UsageError(
                 f"output={str(self.folder)!r} cannot be written to ({error.strerror}); give another folder"
             ) from error
-        for scratch in self.runs.glob(".tmp-*"):
-            shutil.rmtree(scratch)
+        for scratch in (*self.folder.glob(".tmp-*"), *self.runs.glob(".tmp-*")):
+            shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
 
     def release(self) -> None:
         """Let others in."""
@@ -87,9 +94,10 @@ class Store:
             return
         try:
             recorded = json.loads(path.read_text(encoding="utf-8"))["model"]
-        except (ValueError, KeyError, TypeError):
+            known = model.keys() & recorded.keys()
+        except (ValueError, KeyError, TypeError, AttributeError):
             return  # Half-written: nothing is lost by writing it anew.
-        for key in model.keys() & recorded.keys():
+        for key in sorted(known):
             if model[key] != recorded[key]:
                 raise UsageError(
                     f"output={str(self.folder)!r} holds runs of another model: {key} was {recorded[key]!r}, now "
@@ -99,15 +107,16 @@ class Store:
     def describe(self, about: dict[str, Any]) -> None:
         """Write down what the folder is of: `model`, and whatever else a reader wants."""
         with self._told():
-            self._write(self.folder / "sweep.json", json.dumps(about, indent=1, sort_keys=True))
+            write_file(self.folder / "sweep.json", json.dumps(about, indent=1))
 
-    def find(self, key: str) -> Path | None:
-        """The folder of a finished, undamaged run; a damaged one is moved out of the way."""
+    def find(self, key: str, mend: bool = False) -> Path | None:
+        """The folder of a finished, undamaged run; with `mend`, for who holds the lock, a damaged one is moved away."""
         for path in sorted(self.runs.glob(f"*-{key[:16]}")):
             if path.is_dir() and not path.name.startswith("."):
                 if self._is_whole(path, key):
                     return path
-                self._set_aside(path)
+                if mend:
+                    self._set_aside(path)
         return None
 
     def read(self, path: Path) -> dict[str, Any]:
@@ -132,24 +141,29 @@ class Store:
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
                     sizes[str(path.relative_to(scratch))] = path.stat().st_size
-                self._write(scratch / RECORD, json.dumps(record | {"key": key, "files": sizes}))
+                write_file(scratch / RECORD, json.dumps(record | {"key": key, "files": sizes}))
                 scratch.replace(final)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-            _failed(final).unlink(missing_ok=True)
+            self.forgive(key)
         return final
 
     def fail(self, name: str, key: str, reason: str) -> None:
         """Record why a run failed."""
         path = _failed(self.runs / f"{_plain(name)}-{key[:16]}")
         with self._told():
-            self._write(path, json.dumps({"key": key, "reason": reason}, indent=1))
+            write_file(path, json.dumps({"key": key, "reason": reason}, indent=1))
 
     def failure(self, key: str) -> str | None:
-        """Why a run failed last time; None where it did not."""
+        """The last line of why a run failed; None where it did not."""
         for path in self.runs.glob(f"*-{key[:16]}.failed.json"):
-            return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
+            return str(json.loads(path.read_text(encoding="utf-8"))["reason"]).strip().splitlines()[-1]
         return None
+
+    def forgive(self, key: str) -> None:
+        """Forget a failure that a later run made good; one killed between the two leaves it behind."""
+        for path in self.runs.glob(f"*-{key[:16]}.failed.json"):
+            path.unlink()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -178,19 +192,22 @@ class Store:
             number += 1
         path.rename(aside)
 
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        """Write a file whole or not at all, and have it on the disk before going on."""
-        scratch = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            with scratch.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(path)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and have it on the disk before going on.
+
+    Raises:
+        OSError: the system refuses; what was there stays.
+    """
+    scratch = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        with scratch.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _failed(path: Path) -> Path:

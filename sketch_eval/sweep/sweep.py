@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sketch_eval.config import CacheConfig
+from sketch_eval.errors import UsageError
 from sketch_eval.sweep.cells import FULL, computation
 from sketch_eval.sweep.grid import Grid
 from sketch_eval.sweep.lm import Answers
@@ -121,7 +122,7 @@ def _run(grid: Grid, store: Store, crew: Crew, watcher: Watcher) -> Report:
     def answers(task: str) -> Answers:
         """The full cache's, from the disk, as a resumed run would read them."""
         if task not in held:
-            path = store.find(key(Job(full, task)))
+            path = store.find(key(Job(full, task)), mend=True)
             if path is None:
                 raise LookupError("the full cache's run of the task failed")
             held[task] = {
@@ -130,15 +131,25 @@ def _run(grid: Grid, store: Store, crew: Crew, watcher: Watcher) -> Report:
             }
         return held[task]
 
-    for phase in ([Job(full, task) for task in tasks], [Job(cell, task) for cell in bounded for task in tasks]):
+    phases = [[Job(full, task) for task in tasks], [Job(cell, task) for cell in bounded for task in tasks]]
+    for phase in filter(None, phases):
         todo: list[Job] = []
         for job in phase:
-            path = store.find(key(job))
-            (todo if path is None else report.kept).append(job)
+            if store.find(key(job), mend=True) is None:
+                todo.append(job)
+            else:
+                report.kept.append(job)
+                store.forgive(key(job))
         watcher.begin(todo, weights)
         for job, outcome in crew.execute(todo, answers):
             if isinstance(outcome, Finished):
-                store.write(job.name, key(job), outcome.record, outcome.write)
+                try:
+                    store.write(job.name, key(job), outcome.record, outcome.write)
+                except UsageError:
+                    raise
+                except (TypeError, ValueError) as error:  # No JSON, so nothing that another run could not be.
+                    outcome = error
+            if isinstance(outcome, Finished):
                 report.ran.append(job)
                 report.pass_seconds += outcome.record["times"]["pass_seconds"]
                 watcher.done(job, outcome.record["times"]["seconds"], None)
@@ -146,10 +157,9 @@ def _run(grid: Grid, store: Store, crew: Crew, watcher: Watcher) -> Report:
                 report.failed[job] = _reason(outcome)
                 store.fail(job.name, key(job), "".join(traceback.format_exception(outcome)))
                 watcher.done(job, 0.0, report.failed[job])
-        for job in phase:
-            path = store.find(key(job))
-            if job.cell == full and path is not None:
-                weights[job.task] = store.read(path)["times"]["seconds"]
+        if phase[0].cell == full:
+            found = {job.task: store.find(key(job)) for job in phase}
+            weights = {task: store.read(path)["times"]["seconds"] for task, path in found.items() if path is not None}
     return report
 
 

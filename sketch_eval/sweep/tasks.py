@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from lm_eval.tasks import TaskManager
 
+from sketch_eval import provenance
 from sketch_eval.config import nearest
 from sketch_eval.errors import UsageError
 from sketch_eval.statistics import AGGREGATIONS
@@ -27,12 +30,14 @@ class LoadedTask:
         task: lm-eval's object.
         options: how it is run.
         metrics: aggregation (a key of `AGGREGATIONS`) of each tabled metric, the most telling first.
+        code: SHA-256 of the files that the task is made of, beside lm-eval's own code.
     """
 
     name: str
     task: Any
     options: Task
     metrics: dict[str, str]
+    code: str
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether more of a metric is better."""
@@ -59,6 +64,7 @@ class LoadedTask:
             "limit": self.options.limit,
             "num_fewshot": config.num_fewshot,
             "fingerprint": self.fingerprint,
+            "code": self.code,
         }
 
 
@@ -68,7 +74,8 @@ def load_tasks(grid: Grid) -> dict[str, LoadedTask]:
     Raises:
         UsageError: an unknown task, one whose documents cannot be had, or one without a metric for the tables.
     """
-    manager, loaded = TaskManager(metadata=grid.model.arguments()), {}
+    manager = TaskManager(metadata=grid.model.arguments(), include_path=grid.include_path)
+    loaded: dict[str, LoadedTask] = {}
     for name, options in grid.tasks.items():
         if name not in manager.all_tasks:
             raise UsageError(
@@ -80,11 +87,39 @@ def load_tasks(grid: Grid) -> dict[str, LoadedTask]:
             raise
         except Exception as error:
             raise UsageError(f"tasks: {name} could not be loaded ({type(error).__name__}: {_line(error)})") from error
-        for leaf, task in found.items():
-            loaded[leaf] = LoadedTask(leaf, task, options, choose_metrics(leaf, task, options))
+        for leaf, metrics in _metrics(name, found, options).items():
+            if leaf in loaded:
+                raise UsageError(f"tasks: {leaf} is asked for twice, the second time in {name}; name each task once")
+            code = _code(manager, leaf if leaf in manager.task_index else name)
+            loaded[leaf] = LoadedTask(leaf, found[leaf], options, metrics, code)
     for entry in loaded.values():
         _build(entry)
     return loaded
+
+
+def _metrics(name: str, found: dict[str, Any], options: Task) -> dict[str, dict[str, str]]:
+    """The metrics of each task of a group that has any of those asked for; a task alone must have them all."""
+    if list(found) == [name] or options.metrics is None:
+        return {leaf: choose_metrics(leaf, task, options) for leaf, task in found.items()}
+    chosen = {}
+    for leaf, task in found.items():
+        able = choose_metrics(leaf, task, options.model_copy(update={"metrics": None}))
+        if kept := {metric: able[metric] for metric in options.metrics if metric in able}:
+            chosen[leaf] = kept
+    if not chosen:
+        raise UsageError(f"tasks.{name}.metrics: no task of the group has {' or '.join(options.metrics)}")
+    return chosen
+
+
+def _code(manager: TaskManager, name: str) -> str:
+    """SHA-256 of the files in a task's folder; of this package's tasks also of the code that makes their texts."""
+    folder, package = Path(manager.task_index[name].yaml_path).parent, Path(__file__).parents[1]
+    files = [*folder.glob("*.py"), *folder.glob("*.yaml")]
+    own = {package / "tasks", package.parent / "tasks"}
+    if own.intersection(folder.parents):
+        files += (package / "text").glob("*.py")
+        return provenance.code(package.parent, files)
+    return provenance.code(folder, files)
 
 
 def choose_metrics(name: str, task: Any, options: Task) -> dict[str, str]:
@@ -114,8 +149,10 @@ def choose_metrics(name: str, task: Any, options: Task) -> dict[str, str]:
 def _build(entry: LoadedTask) -> None:
     """Build the requests once, as lm-eval would for every run, and have it find them built."""
     task, shots = entry.task, entry.options.num_fewshot
-    # As simple_evaluate does; a task that says 0 means it.
-    if task.config.num_fewshot is None or (shots is not None and task.config.num_fewshot != 0):
+    # As simple_evaluate does, where a task that says 0 means it.
+    if task.config.num_fewshot == 0 and shots:
+        raise UsageError(f"tasks.{entry.name}.num_fewshot={shots}: the task itself says 0; leave it out")
+    if shots is not None or task.config.num_fewshot is None:
         task.set_config(key="num_fewshot", value=shots or 0)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     try:
@@ -123,6 +160,21 @@ def _build(entry: LoadedTask) -> None:
     except Exception as error:
         raise UsageError(f"tasks: {entry.name}: no requests could be built ({_line(error)})") from error
     task.build_all_requests = lambda **_: entry.forget_answers()
+    for method in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        setattr(task, method, _remembered(getattr(task, method)))
+
+
+def _remembered(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A task's method of a document, called once for each: lm-eval compiles its templates anew for every call."""
+    known: dict[tuple[str, str], Any] = {}
+
+    def remembered(doc: Any, *args: Any, **kwargs: Any) -> Any:
+        key = (json.dumps(doc, sort_keys=True, default=str), repr((args, sorted(kwargs.items()))))
+        if key not in known:
+            known[key] = method(doc, *args, **kwargs)
+        return known[key]
+
+    return remembered
 
 
 def _line(error: Exception) -> str:

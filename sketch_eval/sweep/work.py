@@ -66,7 +66,7 @@ class Finished:
         Raises:
             OSError: the tracker, which only warns, has not written what it should have.
         """
-        if self.answers:
+        if self.record["identity"]["cell"]["max_cache_size"] is None:
             (folder / "answers.json").write_text(json.dumps(self.answers), encoding="utf-8")
         tracker = EvaluationTracker(output_path=str(folder))
         tracker.general_config_tracker.log_experiment_args(
@@ -100,7 +100,8 @@ class Worker:
     def __init__(self, grid: Grid, tasks: dict[str, LoadedTask] | None = None) -> None:
         self.tasks = load_tasks(grid) if tasks is None else tasks
         self.model = grid.model
-        self.commit = provenance.commit()  # Now: the code is loaded, though the checkout may move on.
+        # Now: the code is loaded, though the checkout may move on.
+        self.commit, self.sources = provenance.commit(), provenance.sources()
         self.lm = SweepLM(**grid.model.arguments(), max_cache_size=None)
 
     @cached_property
@@ -115,7 +116,7 @@ class Worker:
         fixed = {key: info[key] for key in kept} | {
             "device": self.lm.device.type,
             "batch_size": self.model.batch_size,
-            "sources": provenance.sources(),
+            "sources": self.sources,
         }
         tasks = {
             name: {
@@ -152,6 +153,9 @@ class Worker:
         )
         samples = results.pop("samples")[job.task]
         values = collect(task, samples, results["results"][job.task])
+        counts = self.lm.counts.tasks[job.task]
+        if not counts.requests:
+            raise ArithmeticError(f"{job.task}: no request was counted, so whether any was binding is not known")
         info = self.lm.get_model_info()
         seconds = time.perf_counter() - start
         results |= copy.deepcopy(self._environment) | {
@@ -172,7 +176,7 @@ class Worker:
             "name": job.name,
             "commit": self.commit,
             "values": values,
-            "counts": asdict(self.lm.counts.tasks[job.task]),
+            "counts": asdict(counts),
             "ledger": info["sketch_eval"]["ledger"],
             "documents": len({sample["doc_id"] for sample in samples}),
             "times": {
@@ -197,12 +201,15 @@ def collect(task: LoadedTask, samples: list[dict[str, Any]], reported: dict[str,
         for metric in sample["metrics"]:
             if able.get(metric) in AGGREGATIONS:
                 label = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
-                values.setdefault(label, []).append(sample[metric])
+                value = sample[metric]
+                values.setdefault(label, []).append(value.item() if hasattr(value, "item") else value)
     for label, entries in values.items():
         metric, _, kept = label.partition(",")
         if all(entry is None for entry in entries):
             continue
         mine, theirs = AGGREGATIONS[able[metric]](entries).value, reported[f"{metric},{kept or 'none'}"]
+        if not math.isfinite(mine):
+            raise ArithmeticError(f"{task.name} {label}: {mine!r}, which is no score")
         if not math.isclose(mine, theirs, rel_tol=1e-9, abs_tol=1e-12):
             raise ArithmeticError(f"{task.name} {label}: {mine!r} by document, but lm-eval says {theirs!r}")
     return values
