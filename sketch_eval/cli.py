@@ -127,7 +127,8 @@ def leaderboard(
 def reproduce(
     row: Annotated[str, typer.Argument(help="a row's name, from the first column of leaderboard.csv")],
     places: Annotated[
-        list[Path] | None, typer.Option("--in", help="leaderboard.json, or a folder with some; default: results")
+        list[Path] | None,
+        typer.Option("--in", help="leaderboard.json, or a folder with some; default: results, then runs"),
     ] = None,
 ) -> None:
     """Run one row again from what it records, and say whether the numbers are equal: status 1 where they are not."""
@@ -135,7 +136,7 @@ def reproduce(
     from sketch_eval import reproduce as again
     from sketch_eval.sweep.sweep import Here
 
-    file, about, entry = again.find(row, places or [Path("results")])
+    file, about, entry = again.find(row, places or [Path("results"), Path("runs")])
     cap = "" if entry["cap"] is None else f", cap {entry['cap']:.0f}"
     what = f"{entry['row']} of {file}: {entry['cell']}{cap}, {entry['task']} {entry['metric']}"
     console.print(what, soft_wrap=True, markup=False)
@@ -162,8 +163,9 @@ def _folder(config: str, output: Path | None) -> Path:
 
 def _crew(on: str, address: str | None, cpus: float, gpus: float) -> Callable[[Any], Any]:
     if on == "here":
-        if address is not None:
-            raise UsageError(f"address={address!r} goes with --on ray")
+        for option, value, default in (("address", address, None), ("cpus", cpus, 1.0), ("gpus", gpus, 0.0)):
+            if value != default:
+                raise UsageError(f"{option}={value!r} goes with --on ray")
 
         def here(grid: Any) -> Any:
             from sketch_eval.sweep.sweep import Here

@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sketch_eval.config import nearest
 from sketch_eval.errors import UsageError
 from sketch_eval.leaderboard.rows import Sweep
 from sketch_eval.sweep.grid import Grid
@@ -56,19 +55,19 @@ def find(row: str, places: list[Path]) -> tuple[Path, dict[str, Any], dict[str, 
         path for place in places for path in ([place] if place.is_file() else sorted(place.glob("**/leaderboard.json")))
     ]
     if not files:
-        raise UsageError(f"in={', '.join(map(str, places))}: no leaderboard.json there; give a leaderboard's folder")
-    found, known = [], []
+        raise UsageError(f"--in {', '.join(map(str, places))}: no leaderboard.json there; give a leaderboard's folder")
+    found = []
     for file in files:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            names = [entry["row"] for entry in content["rows"]]
+            rows = [(file, content["about"], entry) for entry in content["rows"] if entry["row"].startswith(row)]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"in={str(file)!r} is no leaderboard that `sketch-eval leaderboard` wrote") from error
-        known += names
-        found += [(file, content["about"], entry) for entry in content["rows"] if entry["row"].startswith(row)]
+        found += rows
     if len({entry["row"] for _, _, entry in found}) != 1:
-        many = "several rows begin so" if found else f"no such row{nearest(row, known)}"
-        raise UsageError(f"row={row!r}: {many}; the first column of leaderboard.csv names them")
+        many = "several rows begin so" if found else "no such row"
+        where = ", ".join(map(str, files))
+        raise UsageError(f"row={row!r}: {many} in {where}; the first column of leaderboard.csv names them")
     return found[0]
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-
-from sketch_eval.leaderboard.row import percent
 
 if TYPE_CHECKING:
     from sketch_eval.leaderboard.row import Row
@@ -72,22 +71,22 @@ def plan_table(title: str, lines: list[Line]) -> Table:
 
 
 def leaderboard_table(rows: list[Row]) -> Table:
-    """The first metric of each task, a line a cell."""
+    """The first metric of each task, a line a cell; tasks that differ in a length or depth alone are averaged."""
     metrics = {row.task: row.metric for row in reversed(rows)}
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    found: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in rows:
         if row.metric == metrics[row.task]:
             cap = "" if math.isnan(row.cap) else f"{row.cap:.0f}"
-            found.setdefault((row.cell, cap), {})[row.task] = row
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    table = _table(["cell", "cap", *(f"{task}\n{metrics[task]}" for task in tasks), "total KiB", "saving"], "")
-    table.caption = (
-        "Each: score, difference to the full cache, share of binding requests. Intervals: see the leaderboard."
-    )
-    for (cell, cap), by_task in found.items():
-        entries = [_entry(by_task[task]) if task in by_task else "" for task in tasks]
-        row = next(iter(by_task.values()))
-        table.add_row(cell, cap, *entries, f"{row.total_bytes / 1024:,.0f}", f"{row.saving:.0%}")
+            found.setdefault((row.cell, cap), {}).setdefault(family(row.task), []).append(row)
+    tasks = {family(task): metric for task, metric in metrics.items()}
+    table = _table(["cell", "cap", *(f"{task}\n{metric}" for task, metric in tasks.items()), "total\nKiB"], "")
+    table.caption = "Each: score, and its difference to the full cache. Intervals are in the leaderboard."
+    full = {
+        task: _mean(group) for group_of in found.values() for task, group in group_of.items() if group[0].kind == "full"
+    }
+    for (cell, cap), groups in found.items():
+        entries = [_entry(groups[task], full.get(task, math.nan)) if task in groups else "" for task in tasks]
+        table.add_row(cell, cap, *entries, f"{next(iter(groups.values()))[0].total_bytes / 1024:,.0f}")
     return table
 
 
@@ -106,14 +105,23 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _entry(row: Row) -> str:
-    value = f"{row.value:.3f}" if abs(row.value) < 100 else f"{row.value:,.0f}"
-    if row.kind == "full":
+def family(task: str) -> str:
+    """A task's name without the length or depth that it ends in."""
+    return re.sub(r"(_depth)?_\d+$", "", task)
+
+
+def _mean(rows: list[Row]) -> float:
+    return sum(row.value for row in rows) / len(rows)
+
+
+def _entry(rows: list[Row], full: float) -> str:
+    mean = _mean(rows)
+    value = f"{mean:.3f}" if abs(mean) < 100 else f"{mean:,.0f}"
+    if rows[0].kind == "full":
         return value
-    if not row.bound:
-        return f"{value} = full"
-    change = "" if math.isnan(row.difference) else f" {row.difference:+.1f}%"
-    return f"{value}{change} {percent(row.binding)}"
+    if not any(row.bound for row in rows):
+        return f"{value}  = full"
+    return f"{value} {100 * (mean / full - 1):+6.1f}%" if full and not math.isnan(full) else value
 
 
 def _table(columns: list[str], title: str) -> Table:

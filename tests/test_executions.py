@@ -5,6 +5,10 @@ from __future__ import annotations
 import bisect
 import inspect
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,3 +181,34 @@ def test_what_is_not_a_number_stays_one_and_harms_no_other_row(source: str, exec
     logits, _ = run(model, cell, tokens, torch.ones_like(tokens), execution)
     assert logits[0, 7].isnan().all()
     assert (logits[1, :, 2:] - truth[1, :, 2:]).abs().max() < 1e-4
+
+
+ONE_PASS = """
+import hashlib, torch
+from transformers import AutoModelForCausalLM
+from sketch_eval import bundled
+from sketch_eval.attention import enable
+from sketch_eval.cache import SketchCache
+from sketch_eval.config import CacheConfig
+
+torch.set_num_threads(1)
+model = AutoModelForCausalLM.from_pretrained(bundled.path()).eval()
+enable(model)
+ids = torch.randint(1, 4096, (2, 300), generator=torch.Generator().manual_seed(0))
+with torch.no_grad():
+    for cell in ({}, {"strategy": "aggregate"}, {"topk": 16}, {"importance": "knorm"}):
+        logits = model(ids, past_key_values=SketchCache(model.config, CacheConfig(max_cache_size=64, **cell))).logits
+        print(hashlib.sha256(logits.numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_process_that_compiles_scores_as_those_that_load(tmp_path: Path):
+    """Bit for bit: the first sweep of a machine makes the tables of all that follow."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    compiled, loaded = (
+        subprocess.run([sys.executable, "-c", ONE_PASS], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    )
+    assert list(tmp_path.rglob("*.nbc"))
+    assert compiled.stdout == loaded.stdout

@@ -197,7 +197,8 @@ def test_a_task_without_a_metric_for_the_table_is_refused():
         (["sweep", "no-such"], "no such file; give a path, or one of"),
         (["sweep", "demo", "--on", "spark"], "on='spark': expected here or ray"),
         (["sweep", "demo", "--address", "x:1"], "address='x:1' goes with --on ray"),
-        (["leaderboard", "/nowhere"], "no finished sweep there"),
+        (["sweep", "demo", "--gpus", "1"], "gpus=1.0 goes with --on ray"),
+        (["leaderboard", "/nowhere"], "holds no sweep; run `sketch-eval sweep` first"),
         (["reproduce", "abc", "--in", "/nowhere"], "no leaderboard.json there"),
     ],
 )

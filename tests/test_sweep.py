@@ -224,3 +224,9 @@ def test_a_row_is_reproduced_from_what_it_records(finished: Path, crew: Here):
     assert changed.changed["torch"][0] == "1.0"
     with pytest.raises(UsageError, match="no such row"):
         find("0123456789", [finished])
+
+
+def test_tables_without_their_runs_are_told_from_no_sweep(copied: Path):
+    (copied / "sweep.json").unlink()
+    with pytest.raises(UsageError, match="holds the tables, but not the runs that they were made of"):
+        write(copied)

@@ -40,10 +40,14 @@ class Sweep:
         try:
             self.about: dict[str, Any] = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
             self.grid = Grid(**self.about["grid"])
+        except FileNotFoundError as error:
+            kept = (folder / "leaderboard.json").exists()
+            there = "the tables, but not the runs that they were made of" if kept else "no sweep"
+            raise UsageError(f"results={str(folder)!r} holds {there}; run `sketch-eval sweep` first") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"results={str(folder)!r}: no finished sweep there ({type(error).__name__}); give a folder that "
-                "`sketch-eval sweep` wrote"
+                f"results={str(folder)!r}: its sweep.json cannot be read ({type(error).__name__}); give a folder "
+                "that `sketch-eval sweep` wrote"
             ) from error
         self._records: dict[Job, dict[str, Any] | None] = {}
 

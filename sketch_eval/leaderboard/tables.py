@@ -14,6 +14,7 @@ from typing import Any
 
 from sketch_eval.leaderboard.row import COLUMNS, Row, percent
 from sketch_eval.sweep.store import write_file
+from sketch_eval.terminal import family
 
 NOTES = (
     "Intervals are of a bootstrap over documents (2000 resamples, seed 0); a difference's is paired, the same "
@@ -76,8 +77,8 @@ def markdown(rows: list[Row], about: dict[str, Any]) -> str:
         groups[_family(row)][row.task, row.metric] = None
     places = list(dict.fromkeys(_place(row) for row in sorted(rows, key=_by_cap)))
     found = {(row.task, row.metric, *_place(row)): row for row in rows}
-    for (family, metric), columns in groups.items():
-        page.append(_section(f"{family}: {metric}", list(columns), places, found))
+    for (group, metric), columns in groups.items():
+        page.append(_section(f"{group}: {metric}", list(columns), places, found))
     page.append(_bytes({_place(row): row for row in sorted(rows, key=_by_cap)}))
     return "\n".join(page)
 
@@ -104,7 +105,7 @@ def _place(row: Row) -> tuple[str, str]:
 def _family(row: Row) -> tuple[str, str]:
     """(family, metric) of the table that a row goes into: tasks of several lengths share one, parts of a metric too."""
     part = re.sub(r"(_\d+)+$", "", row.metric)
-    return (row.task, part) if part != row.metric else (re.sub(r"(_depth)?_\d+$", "", row.task), row.metric)
+    return (row.task, part) if part != row.metric else (family(row.task), row.metric)
 
 
 def _section(title: str, columns: list[tuple[str, str]], places: list[tuple[str, str]], found: dict[Any, Row]) -> str:

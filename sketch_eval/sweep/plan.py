@@ -74,8 +74,8 @@ def plan(grid: Grid, worker: Worker | None = None) -> list[Line]:
             bound = sum(length for length in lengths if not worker.lm.fits([0], [0] * length))
             sort = (cell.max_cache_size, cell.strategy, cell.visible is None, cell.importance)
             if line.runs and bound and sort not in speeds:
-                if not speeds:
-                    _probe(worker)  # Once for nothing: the first pass loads, or compiles, what all others find.
+                if len(speeds) < 2:
+                    _probe(worker)  # For nothing: the first passes, full and bounded, load what all others find.
                 speeds[sort] = _probe(worker)
             line.seconds = line.runs * bound / speeds[sort] if line.runs and bound else 0.0
     return lines
