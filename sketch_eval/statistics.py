@@ -49,8 +49,7 @@ class Score:
 
     def of(self, picks: NDArray[np.intp]) -> NDArray[np.float64]:
         """The score of each row of ``picks``, indices of documents."""
-        with np.errstate(divide="ignore", invalid="ignore"):  # Where none of the picked documents counts.
-            ratio = self.totals[picks].sum(-1) / self.weights[picks].sum(-1)
+        ratio = self.totals[picks].sum(-1) / self.weights[picks].sum(-1)
         if self.kind == "bits":
             return -ratio / np.log(2)
         return np.exp(-ratio) if self.kind == "perplexity" else ratio
@@ -96,7 +95,7 @@ def resamples(documents: int, seed: int = 0, count: int = RESAMPLES) -> NDArray[
 
 def interval(score: Score, seed: int = 0) -> tuple[float, float]:
     """The 95% percentile interval of a score over documents."""
-    return _percentiles(score.of(resamples(len(score.totals), seed)))
+    return _percentiles(score.of(_picks(score, seed)))
 
 
 def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, float]:
@@ -106,11 +105,17 @@ def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, 
     which the others would be no fair sample. Raises ValueError where the two are not of the same documents or kind.
     """
     _check_pair(score, base)
-    picks = resamples(len(score.totals), seed)
+    picks = _picks(score, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = 100 * (score.of(picks) / base.of(picks) - 1)
         all_documents = 100 * (np.float64(score.value) / base.value - 1)
     return float(all_documents), *_percentiles(drawn)
+
+
+def _picks(score: Score, seed: int) -> NDArray[np.intp]:
+    """Resamples of the documents that count."""
+    counted = np.flatnonzero(score.weights)
+    return counted[resamples(len(counted), seed)]
 
 
 def _check_pair(score: Score, base: Score) -> None:

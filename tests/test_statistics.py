@@ -70,7 +70,9 @@ def test_what_cannot_be_paired_or_drawn_is_refused():
     # As many documents count, but not the same.
     with pytest.raises(ValueError, match="same documents"):
         difference(Score.mean([1.0, None, 0.0]), Score.mean([None, 1.0, 0.0]))
-    assert Score.mean([1.0, None, 0.0]).value == 0.5
+    sparse = Score.mean([1.0, None, 0.0, None, None, None])
+    assert (sparse.value, sparse.documents) == (0.5, 2)
+    assert interval(sparse) == interval(Score.mean([1.0, 0.0])) == (0.0, 1.0)
     with pytest.raises(ValueError, match="of one kind"):
         difference(Score.mean([1.0]), Score.weighted([(1.0, 1.0)]))
     with pytest.raises(ValueError, match="no documents"):
