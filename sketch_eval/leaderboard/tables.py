@@ -152,8 +152,15 @@ def _csv(rows: list[Row]) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: "" if _json(value) is None else value for key, value in asdict(row).items()})
+        writer.writerow({key: _cell(key, value) for key, value in asdict(row).items()})
     return text.getvalue()
+
+
+def _cell(key: str, value: Any) -> Any:
+    """A value as CSV; whole numbers that are floats only so as to be missing are whole again."""
+    if _json(value) is None:
+        return ""
+    return int(value) if key in ("cap", "topk", "width", "depth") else value
 
 
 def _json(value: Any) -> Any:
