@@ -72,7 +72,9 @@ def plan_table(title: str, lines: list[Line]) -> Table:
 
 def leaderboard_table(rows: list[Row]) -> Table:
     """The first metric of each task, a line a cell; tasks that differ in a length or depth alone are averaged."""
-    metrics = {row.task: row.metric for row in reversed(rows)}
+    metrics: dict[str, str] = {}
+    for row in rows:
+        metrics.setdefault(row.task, row.metric)
     found: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in rows:
         if row.metric == metrics[row.task]:
