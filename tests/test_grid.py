@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from conftest import tiny_gpt2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lm_eval.tasks import TaskManager
 from typer.testing import CliRunner
 
 from sketch_eval import cli
@@ -120,6 +122,16 @@ def test_the_plan_tells_computations_bytes_and_time(grid: Grid, crew: Here, fini
     assert lines[5].seconds == 0 < lines[4].seconds
 
 
+@lru_cache(maxsize=1)
+def _bundled_manager() -> TaskManager:
+    return TaskManager(metadata={"pretrained": "bundled"})
+
+
+def _manager(**_: Any) -> TaskManager:
+    """lm-eval's index of tasks, which takes seconds to make, once for all bad grids."""
+    return _bundled_manager()
+
+
 def _no_model(**_: Any) -> None:
     raise AssertionError("a model was asked for")
 
@@ -176,6 +188,7 @@ CELL = "cells: [{max_cache_size: 64}]"
 )
 def test_bad_grids_are_one_line_before_a_model_is_loaded(tmp_path: Path, text: str, message: str, monkeypatch):
     monkeypatch.setattr("sketch_eval.sweep.work.SweepLM", _no_model)
+    monkeypatch.setattr("sketch_eval.sweep.tasks.TaskManager", _manager)
     (tmp_path / "bad.yaml").write_text(text)
     run = CliRunner().invoke(cli.app, ["sweep", str(tmp_path / "bad.yaml"), "--output", str(tmp_path / "out")])
     assert isinstance(run.exception, UsageError), run.output

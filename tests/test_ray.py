@@ -24,6 +24,8 @@ from sketch_eval.sweep.sweep import Here, computations, sweep
 from sketch_eval.sweep.work import Job
 
 ray = pytest.importorskip("ray")
+
+pytestmark = pytest.mark.slow  # A cluster takes its time to start.
 from ray._private.state import actors  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
@@ -121,7 +123,6 @@ def test_no_job_is_lost_or_done_twice_when_a_node_is_killed(cluster: Cluster) ->
     assert full == [(Job(FULL, "sleeps"), {})]
 
 
-@pytest.mark.slow
 def test_a_failing_job_a_crashing_one_and_an_unlike_node_cost_a_reason_each(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +195,6 @@ class Told:
             self._call()
 
 
-@pytest.mark.slow
 def test_a_sweep_that_loses_a_node_writes_the_tables_of_a_local_one(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

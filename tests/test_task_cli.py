@@ -182,6 +182,7 @@ def command(*arguments, cwd):
     return subprocess.run(line, env=said, cwd=cwd, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_with_metadata(tmp_path):
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.txt").write_text("Call me Ishmael, who went to sea.\n" * 400)
@@ -219,7 +220,9 @@ def test_the_command_line_runs_the_full_group(tmp_path):
     ("tasks", "metadata", "named"),
     [
         ("kv_256", {"length": 2048}, "error: length=2048: this task has length=256"),
-        ("sketch_quick,sketch_full", {}, "error: Duplicate task 'kv_512': found in both"),
+        pytest.param(
+            "sketch_quick,sketch_full", {}, "error: Duplicate task 'kv_512': found in both", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_command_line_fails_in_one_line(tmp_path, tasks, metadata, named):
