@@ -101,7 +101,7 @@ class Sweep:
 
     def _finished(self) -> Iterator[tuple[CacheConfig, str, list[Job], list[dict[str, Any]]]]:
         """(cell, task, its computations, their records) of what is on disk, where the full cache's run is."""
-        for cell in dict.fromkeys((FULL, *self.grid.expand())):
+        for cell in (FULL, *self.grid.expand()):
             for task in self.about["tasks"]:
                 jobs = list(dict.fromkeys(Job(computation(one), task) for one in seeded(self.grid, cell)))
                 records = [record for job in jobs if (record := self.record(job)) is not None]

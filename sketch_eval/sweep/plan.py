@@ -58,7 +58,7 @@ def plan(grid: Grid, worker: Worker | None = None) -> list[Line]:
     model = _model(grid.model) if worker is None else (worker.lm.config, worker.lm.model.dtype, worker.lm.max_length)
     seen: dict[CacheConfig, int] = {}
     lines, cells = [], []
-    for number, cell in enumerate([FULL, *(cell for cell in grid.expand() if cell.max_cache_size is not None)]):
+    for number, cell in enumerate([FULL, *grid.expand()]):
         copies = dict.fromkeys(computation(one) for one in seeded(grid, cell))
         first = min((seen[copy] for copy in copies if copy in seen), default=None)
         fresh = [copy for copy in copies if copy not in seen]
@@ -67,7 +67,9 @@ def plan(grid: Grid, worker: Worker | None = None) -> list[Line]:
         lines.append(Line(number, name(cell), cell.max_cache_size, first, len(fresh), kind(cell), bytes_))
         cells.append(cell)
     if worker is not None:
-        lengths = [length for task in worker.tasks.values() for length in passes(worker.lm, task)]
+        by_task = {name: passes(worker.lm, task) for name, task in worker.tasks.items()}
+        lengths = [length for each in by_task.values() for length in each]
+        longest = worker.tasks[max(by_task, key=lambda name: max(by_task[name]))]
         speeds: dict[Any, float] = {}
         for line, cell in zip(lines, cells, strict=True):
             worker.lm.take(cell, {})
@@ -75,8 +77,10 @@ def plan(grid: Grid, worker: Worker | None = None) -> list[Line]:
             sort = (cell.max_cache_size, cell.strategy, cell.visible is None, cell.importance)
             if line.runs and bound and sort not in speeds:
                 if len(speeds) < 2:
-                    _probe(worker)  # For nothing: the first passes, full and bounded, load what all others find.
-                speeds[sort] = _probe(worker)
+                    _probe(
+                        worker, longest
+                    )  # For nothing: the first passes, full and bounded, load what all others find.
+                speeds[sort] = _probe(worker, longest)
             line.seconds = line.runs * bound / speeds[sort] if line.runs and bound else 0.0
     return lines
 
@@ -100,9 +104,8 @@ def passes(lm: SweepLM, task: LoadedTask) -> list[int]:
     return found + [min(len(tokens), lm.max_length) for tokens in shared]
 
 
-def _probe(worker: Worker) -> float:
-    """Tokens a second of the worker's cell, over a few of the longest requests of one task."""
-    task = max(worker.tasks.values(), key=lambda task: max(passes(worker.lm, task)))
+def _probe(worker: Worker, task: LoadedTask) -> float:
+    """Tokens a second of the worker's cell, over a few of the longest requests of a task."""
     requests: list[Instance] = sorted(task.task.instances, key=lambda one: -len(one.args[0]))[:PROBED]
     worker.lm.take(worker.lm.cell, {})
     getattr(worker.lm, requests[0].request_type)(requests)
