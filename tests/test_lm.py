@@ -241,6 +241,11 @@ def test_results_say_what_is_needed_to_run_them_again(checkpoint: str) -> None:
         ({"recent": float("inf")}, "recent=inf: should be a finite number"),
         ({"dtype": "foo"}, "dtype='foo' is no dtype of torch"),
         ({"backend": "seq2seq"}, "backend='seq2seq': GPT-2 is a causal language model"),
+        pytest.param(
+            {"device": "cuda:0"},
+            "device='cuda:0': torch finds no CUDA device here; leave device out, or give cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_would_do_before_a_model_is_looked_for(

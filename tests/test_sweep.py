@@ -67,9 +67,11 @@ def test_of_long_and_short_requests_only_those_that_bind_are_computed(crew: Here
         assert (its == full) == (abs(mine[0] - full[0]) < 1e-4)
 
 
-def test_generated_answers_are_swept_too(tmp_path: Path):
-    """They are never reused; and a full-cache run that has no answers to reuse is a run like all others."""
-    (tmp_path / "said.jsonl").write_text('{"q": "import os, sys", "a": "import"}\n{"q": "class A:", "a": "def"}\n')
+def test_generated_answers_are_reused_where_even_the_longest_fits(tmp_path: Path):
+    """Prompts of some 4 and 40 tokens, with 12 to come: at cap 32 one fits, at topk 24 the same, at cap 8 none."""
+    (tmp_path / "said.jsonl").write_text(
+        json.dumps({"q": "import os, sys", "a": "import"}) + "\n" + json.dumps({"q": "class A:\n" * 12, "a": "def"})
+    )
     task = {
         "task": "said", "dataset_path": "json", "dataset_kwargs": {"data_files": str(tmp_path / "said.jsonl")},
         "test_split": "train", "output_type": "generate_until", "doc_to_text": "{{q}}", "doc_to_target": "{{a}}",
@@ -78,13 +80,24 @@ def test_generated_answers_are_swept_too(tmp_path: Path):
     (tmp_path / "said.yaml").write_text(yaml.safe_dump(task))
     (tmp_path / "grid.yaml").write_text(
         f"model: {{pretrained: bundled}}\ninclude_path: {tmp_path}\ntasks: [said]\n"
-        "cells: [{max_cache_size: 8, sinks: 1, variants: [{}, {topk: 8}]}]"
+        "cells: [{max_cache_size: [8, 32], sinks: 1, variants: [{}, {topk: 24}]}]"
     )
-    report = sweep(read(str(tmp_path / "grid.yaml")), tmp_path / "out", Here, Silent())
-    assert (len(report.ran), report.failed) == (2, {})
-    full, bounded, same = Sweep(tmp_path / "out").rows()
-    assert (full.bound, bounded.bound, bounded.documents) == (False, True, 2)
-    assert same.same_as == bounded.row
+    grid = read(str(tmp_path / "grid.yaml"))
+    report = sweep(grid, tmp_path / "out", Here, Silent())
+    assert (len(report.ran), report.failed) == (4, {})
+    full_row, *rows = Sweep(tmp_path / "out").rows()
+    assert full_row.binding == 0
+    assert [(row.cap, row.binding) for row in rows] == [(8, 1), (8, 1), (32, 0.5), (32, 0.5)]
+    assert [row.same_as for row in rows] == ["", rows[0].row, "", ""]
+    worker = Here(grid)._worker
+    full = worker.run(Job(FULL, "said"), {})
+    assert sorted(map(type, full.answers.values()), key=str) == [str, str]
+    for cell in (CacheConfig(max_cache_size=32, sinks=1, topk=24), CacheConfig(max_cache_size=8, sinks=1)):
+        asked, reused = (worker.run(Job(cell, "said"), known) for known in ({}, full.answers))
+        assert reused.record["counts"] == asked.record["counts"]
+        assert [sample["resps"] for sample in reused.samples] == [sample["resps"] for sample in asked.samples]
+        saved = asked.record["times"]["tokens"] - reused.record["times"]["tokens"]
+        assert (saved > 0) == (cell.max_cache_size == 32)
 
 
 def test_the_order_of_a_grid_is_the_order_of_its_tables(tmp_path: Path, grid: Grid, crew: Here):

@@ -25,7 +25,7 @@ def _compiled(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def compile_it(function: Callable[..., Any]) -> Any:
         # Not "reassoc": with it, code just compiled and the same code from the disk sum in other orders, and the first
-        # process of a machine scores otherwise than all that follow. It would save 3 to 6% of this loop's time.
+        # process of a machine scores otherwise than all that follow.
         options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
         try:
             return numba.njit(*signature, cache=True, **options)(function)

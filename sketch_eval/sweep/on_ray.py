@@ -224,9 +224,6 @@ class Workers:
 
     def _unlike(self, about: dict[str, Any]) -> str:
         """Why a worker's runs would not be this crew's; empty where they would."""
-        device = self._grid.model.device
-        if about["fixed"]["device"] != device:
-            return f"torch finds no {device} there; install a torch that does, or give --gpus 0"
         if not self.about:
             same = about["fixed"]["sources"] == self._sources
             return "" if same else "another sketch_eval is installed there than here"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows
 from transformers import AutoConfig
 
@@ -73,13 +74,11 @@ def plan(grid: Grid, worker: Worker | None = None) -> list[Line]:
         speeds: dict[Any, float] = {}
         for line, cell in zip(lines, cells, strict=True):
             worker.lm.take(cell, {})
-            bound = sum(length for length in lengths if not worker.lm.fits([0], [0] * length))
+            bound = sum(length for length in lengths if not worker.lm.fits(length))
             sort = (cell.max_cache_size, cell.strategy, cell.visible is None, cell.importance)
             if line.runs and bound and sort not in speeds:
-                if len(speeds) < 2:
-                    _probe(
-                        worker, longest
-                    )  # For nothing: the first passes, full and bounded, load what all others find.
+                if len(speeds) < 2:  # For nothing: the first passes, full and bounded, load what all others find.
+                    _probe(worker, longest)
                 speeds[sort] = _probe(worker, longest)
             line.seconds = line.runs * bound / speeds[sort] if line.runs and bound else 0.0
     return lines
@@ -99,8 +98,8 @@ def passes(lm: SweepLM, task: LoadedTask) -> list[int]:
         elif instance.request_type == "loglikelihood":
             shared.add(tuple(lm.tok_encode("".join(instance.args))[:-1]))
         else:
-            new = instance.args[1].get("max_gen_toks", lm.max_gen_toks)
-            found.append(min(len(lm.tok_encode(instance.args[0])) + new, lm.max_length))
+            new = normalize_gen_kwargs(instance.args[1], lm.max_gen_toks)["max_gen_toks"]
+            found.append(min(len(lm.tok_encode(instance.args[0])) + new - 1, lm.max_length))
     return found + [min(len(tokens), lm.max_length) for tokens in shared]
 
 

@@ -15,7 +15,6 @@ from sketch_eval.sweep.cells import FULL, computation
 from sketch_eval.sweep.grid import Grid
 from sketch_eval.sweep.lm import Answers
 from sketch_eval.sweep.store import Store, digest
-from sketch_eval.sweep.tasks import load_tasks
 from sketch_eval.sweep.work import Finished, Job, Worker, identity
 
 Outcome = Finished | BaseException
@@ -35,7 +34,7 @@ class Here:
     """A crew of one: this process."""
 
     def __init__(self, grid: Grid) -> None:
-        self._worker = Worker(grid, load_tasks(grid))
+        self._worker = Worker(grid)
         self.about = self._worker.about
 
     def execute(self, jobs: list[Job], answers: Callable[[str], Answers]) -> Iterator[tuple[Job, Outcome]]:
@@ -125,10 +124,8 @@ def _run(grid: Grid, store: Store, crew: Crew, watcher: Watcher) -> Report:
             path = store.find(key(Job(full, task)), mend=True)
             if path is None:
                 raise LookupError("the full cache's run of the task failed")
-            held[task] = {
-                name: (total, greedy)
-                for name, (total, greedy) in json.loads((path / "answers.json").read_text()).items()
-            }
+            kept = json.loads((path / "answers.json").read_text())
+            held[task] = {name: answer if isinstance(answer, str) else tuple(answer) for name, answer in kept.items()}
         return held[task]
 
     phases = [[Job(full, task) for task in tasks], [Job(cell, task) for cell in bounded for task in tasks]]

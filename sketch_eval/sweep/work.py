@@ -91,14 +91,13 @@ class Worker:
 
     Args:
         grid: the sweep.
-        tasks: its tasks, where they are loaded already.
 
     Raises:
         UsageError: as `load_tasks` and `SketchGPT2`.
     """
 
-    def __init__(self, grid: Grid, tasks: dict[str, LoadedTask] | None = None) -> None:
-        self.tasks = load_tasks(grid) if tasks is None else tasks
+    def __init__(self, grid: Grid) -> None:
+        self.tasks = load_tasks(grid)
         self.model = grid.model
         # Now: the code is loaded, though the checkout may move on.
         self.commit, self.sources = provenance.commit(), provenance.sources()
