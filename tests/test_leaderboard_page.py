@@ -21,7 +21,7 @@ CHROMIUM, DRIVER = shutil.which("chromium"), "/usr/bin/chromedriver"
 
 
 def row(cell, cap=64, value=1.0, kind="sketch", task="text", metric="word_perplexity", up=False, total=MIB, **more):
-    """A row that bound; ``value`` with an interval of 2%."""
+    """A row that bound; ``value`` with an interval of 2%, 5% over the full cache's with one of 4 to 6%."""
     width, depth = map(float, match.groups()) if (match := re.search(r"(\d+)×(\d+)", cell)) else (NAN, NAN)
     defaults = {
         "row": f"{zlib.crc32(repr((cell, cap, task, metric)).encode()):010x}", "cell": cell, "kind": kind, "cap": cap,
@@ -31,7 +31,9 @@ def row(cell, cap=64, value=1.0, kind="sketch", task="text", metric="word_perple
         "decay": 0.95, "conservative": "False", "normalize": "none", "sinks": "4", "recent": "0.5",
         "seeds": "0", "task": task, "metric": metric, "higher_is_better": up, "needle_depth": NAN, "documents": 60,
         "value": value, "value_low": value * 0.98, "value_high": value * 1.02, "difference": 5.0, "difference_low": 4.0,
-        "difference_high": 6.0, "spread_low": NAN, "spread_high": NAN, "binding": 1.0, "bound": True, "same_as": "",
+        "difference_high": 6.0, "to_window": 3.0, "to_window_low": 2.0, "to_window_high": 4.0, "to_exact": NAN,
+        "to_exact_low": NAN, "to_exact_high": NAN, "spread_low": NAN, "spread_high": NAN, "binding": 1.0,
+        "bound": True, "same_as": "",
         "kv_bytes": total, "sketch_bytes": 4096, "total_bytes": total, "full_bytes": 36 * MIB, "saving": 0.9,
         "command": f"{COMMAND},max_cache_size={cap} --tasks {task}",
     }  # fmt: skip
@@ -106,9 +108,21 @@ def test_lines_are_means_of_what_bound():
     ]
     found = tidy.by_cap(frame(rows)).set_index(["family", "cap"])
     assert found.loc[("count_min topk32", 64), ["value", "low", "high", "cells"]].tolist() == [3.0, 2.0, 4.0, 2]
-    assert found.loc[("window", 64), ["value", "low", "high", "cells"]].tolist() == [3.0, 3.0 * 0.98, 3.0 * 1.02, 1]
+    ends = pytest.approx([3.0, 3.0 / 1.05 * 1.04, 3.0 / 1.05 * 1.06, 1])
+    assert found.loc[("window", 64), ["value", "low", "high", "cells"]].tolist() == ends
     assert found["bound"].tolist() == [True, True, False]
     assert "full" not in found.index.get_level_values("family")
+
+
+def test_bars_are_of_the_paired_difference_and_of_the_score_where_there_is_none():
+    rows = [
+        row("a", value=210.0),
+        row("b", value=0.0, difference=-100.0, difference_low=-100.0, difference_high=-100.0),
+        row("c", value=5.0, difference=NAN, difference_low=NAN, difference_high=NAN),
+    ]
+    found = tidy.paired(frame(rows))
+    assert found["low"].tolist() == pytest.approx([208.0, 0.0, 4.9])
+    assert found["high"].tolist() == pytest.approx([212.0, 0.0, 5.1])
 
 
 def test_needle_depths_of_metrics_and_of_tasks():
@@ -251,15 +265,16 @@ def test_table_sorts_and_filters(opened):
     Select(opened.find_element(By.NAME, "cap")).select_by_visible_text("128")
     at_cap = info(opened)
     opened.find_element(By.NAME, "search").send_keys("aggregate")
-    assert (everything, at_cap, info(opened)) == (166, 55, 12)
+    assert (everything, at_cap, info(opened)) == (166, 56, 12)  # the full cache stands beside each cap
     assert set(column(opened, "cap")) == {"128"}
+    assert set(column(opened, "to_window")) == {"+3.0 [+2.0, +4.0]"}
     opened.find_element(By.CSS_SELECTOR, "#cells td.row button").click()
     assert COMMAND in opened.find_element(By.CSS_SELECTOR, ".details pre").text
     opened.find_element(By.CSS_SELECTOR, "#filters button").click()
     until(opened, lambda: info(opened) == len(sweep()))
     Select(opened.find_element(By.NAME, "task")).select_by_visible_text("lambada")
     Select(opened.find_element(By.NAME, "cap")).select_by_visible_text("256")
-    assert set(column(opened, "binding")) == {page.NOT_BOUND}
+    assert set(column(opened, "binding")) == {page.NOT_BOUND, "baseline"}
 
 
 def test_plots_are_drawn(opened):

@@ -191,6 +191,13 @@ def test_rows_say_what_lm_eval_says_and_how_it_differs(finished: Path):
     assert window.difference == pytest.approx(100 * (window.value / full.value - 1))
     assert window.difference_low <= window.difference <= window.difference_high
     assert (window.bound, window.binding, window.documents) == (True, 1.0, 2)
+    assert math.isnan(window.to_window)
+    sketch = rows["count_min 32×2 topk64", 64.0, "stdlib_text", "byte_perplexity"]
+    assert sketch.to_window == pytest.approx(100 * (sketch.value / window.value - 1))
+    assert sketch.to_window_low < sketch.to_window < sketch.to_window_high
+    primary = rows["count_min 32×2 topk64", 64.0, "stdlib_text", "word_perplexity"]
+    assert f"| window {primary.to_window:+.1f}% [" in (finished / "leaderboard.md").read_text()
+    assert math.isnan(sketch.to_exact)  # the grid has no such control
     # The keys and values of 64 tokens, in 4 layers of 256 channels, at 4 bytes.
     assert window.kv_bytes == 2 * 4 * 64 * 256 * 4
     assert window.saving == pytest.approx(1 - window.total_bytes / full.total_bytes)

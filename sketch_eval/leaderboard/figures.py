@@ -108,7 +108,7 @@ def bytes_figure(rows: pd.DataFrame, metric: str, style: dict[str, Style]) -> go
     if len(full):
         _baseline(figure, ends, full["value"].iloc[0])
         figure.add_scatter(
-            x=full["total_bytes"].tolist(), y=full["value"].tolist(), error_y=_bars(full), mode="markers",
+            x=full["total_bytes"].tolist(), y=full["value"].tolist(), mode="markers",
             marker={"color": GREY, "symbol": "circle", "size": 11}, name=FULL, legendgroup=FULL, showlegend=False,
             customdata=_hover(full), hovertemplate=hover,
         )  # fmt: skip
@@ -201,8 +201,8 @@ def _tiles(group: pd.DataFrame, bound: bool, log: bool) -> dict[str, Any]:
     }
 
 
-def _bars(group: pd.DataFrame, low: str = "value_low", high: str = "value_high") -> dict[str, Any]:
-    above, below = group[high] - group["value"], group["value"] - group[low]
+def _bars(group: pd.DataFrame) -> dict[str, Any]:
+    above, below = group["high"] - group["value"], group["value"] - group["low"]
     return {
         "type": "data",
         "symmetric": False,
@@ -244,8 +244,7 @@ def _lines(figure: go.Figure, data: pd.DataFrame, x: str, style: dict[str, Style
         ]
         figure.add_scatter(
             x=[nudge(value, offset) for value in group[x]], y=group["value"].tolist(),
-            error_y=_bars(group, "low", "high"),
-            mode="lines+markers", line={"color": look.colour, "dash": look.dash, "width": 2},
+            error_y=_bars(group), mode="lines+markers", line={"color": look.colour, "dash": look.dash, "width": 2},
             marker={"symbol": look.symbol, "size": 8}, name=html.escape(name), legendgroup=name,
             showlegend=bool(len(group)) and not any(trace.name == html.escape(name) for trace in figure.data),
             customdata=what, hovertemplate="<b>%{customdata}</b><br>%{y:.4g}<extra></extra>", **where,

@@ -28,7 +28,10 @@ Object.entries({ tabindex: "0", role: "region", "aria-label": "Table of cells" }
 
 const filters = byId("filters");
 const selects = [...filters.querySelectorAll("select")];
-table.search.fixed("selects", (_, row, i) => selects.every(({ name, value }) => !value || data.details[i][name] === value));
+// The full cache is what every cell is compared with, so no choice of cells hides it.
+const kept = (i, { name, value }) =>
+  !value || data.details[i][name] === value || (data.marks[i] === "full" && ["cell", "cap"].includes(name));
+table.search.fixed("selects", (_, row, i) => selects.every((select) => kept(i, select)));
 function filter() {
   const { task, metric } = filters.elements;
   const better = data.better[JSON.stringify([task.value, metric.value])];

@@ -23,12 +23,13 @@ CAPTIONS = {
     "bytes": (
         "Quality against bytes",
         "Each point is a cell at one cap; a larger marker is a larger cap. The line is the best that any cell reaches "
-        "within so many bytes. Bars are 95% intervals. Cells that are one computation are drawn once.",
+        "within so many bytes. Bars are 95% intervals of the difference to the full cache, paired by document. Cells "
+        "that are one computation are drawn once.",
     ),
     "caps": (
         "Quality against cap",
         "Where a line stands for sketches of several sizes, it is their mean, and its bars span the least and the "
-        "greatest of them; else bars are 95% intervals. Points of one cap stand apart only to be seen.",
+        "greatest of them; else bars are intervals as above. Points of one cap stand apart only to be seen.",
     ),
     "sizes": (
         "Width and depth of the sketch",
@@ -52,13 +53,14 @@ class Column(NamedTuple):
 COLUMNS = [
     Column("row", "row", False), Column("cell", "cell", False), Column("cap", "cap"), Column("task", "task", False),
     Column("metric", "metric", False), Column("value", "value [95%]"), Column("difference", "Δ full, % [95%]"),
+    Column("to_window", "Δ window, % [95%]"), Column("to_exact", "Δ exact, % [95%]"),
     Column("binding", "binding requests"), Column("width", "width"), Column("depth", "depth"),
     Column("strategy", "strategy", False), Column("topk", "topk"), Column("importance", "importance", False),
     Column("item", "item", False), Column("kv_bytes", "KV KiB"), Column("sketch_bytes", "sketch KiB"),
     Column("total_bytes", "total KiB"), Column("saving", "saving"), Column("tokens_per_second", "tokens/s"),
     Column("seeds", "seeds", False), Column("spread_low", "spread of seeds"), Column("needle_depth", "needle depth"),
 ]  # fmt: skip
-OPTIONAL = {"tokens_per_second", "spread_low", "needle_depth", "topk", "width", "depth"}
+OPTIONAL = {"to_window", "to_exact", "tokens_per_second", "spread_low", "needle_depth", "topk", "width", "depth"}
 DETAILS = "command row cell cap task metric documents seeds decay normalize conservative sinks recent same_as".split()
 FILTERS = {"task": "Task", "metric": "Metric", "cell": "Cell", "cap": "Cap"}
 
@@ -145,7 +147,7 @@ def _cell(column: Column, record: dict[str, Any]) -> Any:
             shown = f"{tidy.number(value)} [{tidy.number(low)}, {tidy.number(high)}]"
             if not record["bound"] and record["kind"] != "full":
                 return [shown, None]  # else it would rank with the full cache
-        case "difference":
+        case "difference" | "to_window" | "to_exact":
             shown = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
         case "binding" | "saving" | "needle_depth":
             shown = f"{value:.0%}" if value in (0, 1) or abs(value - 0.5) < 0.49 else f"{value:.1%}"

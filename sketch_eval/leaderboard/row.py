@@ -27,6 +27,10 @@ class Row:
         documents: how many were scored.
         value, value_low, value_high: the metric and its 95% bootstrap interval over documents.
         difference, difference_low, difference_high: to the full cache, in percent of its value, paired by document.
+        to_window, to_window_low, to_window_high: to the control `window` at the same cap, likewise: what the cell gains
+            or loses over keeping the newest tokens. NaN in the control's own row, in one that bound nothing, and where
+            the grid has no such control.
+        to_exact, to_exact_low, to_exact_high: to the control `exact`, likewise: of a sketch, what it loses itself.
         spread_low, spread_high: least and greatest value among the seeds; NaN with one seed.
         binding: share of requests for which a pair was evicted or hidden, 0 to 1.
         bound: whether any was: where not, the row is the full cache's and says nothing of the cell.
@@ -65,6 +69,12 @@ class Row:
     difference: float
     difference_low: float
     difference_high: float
+    to_window: float
+    to_window_low: float
+    to_window_high: float
+    to_exact: float
+    to_exact_low: float
+    to_exact_high: float
     spread_low: float
     spread_high: float
     binding: float

@@ -23,6 +23,8 @@ from sketch_eval.sweep.sweep import computations, seeded
 from sketch_eval.sweep.work import Job, identity, spell
 
 NONE = float("nan")
+REFERENCES = ("window", "exact")
+"""Controls to which each row says its difference (`Row.to_window`, `Row.to_exact`)."""
 
 
 class Sweep:
@@ -127,6 +129,8 @@ class Sweep:
             scores = [AGGREGATIONS[aggregation](run["values"][metric]) for run in records]
             each = [score.value for score in scores]
             share = _share(metric, binding, cell)
+            score = average(scores)
+            controls = self._controls(cell, task) if share > 0 else {}
             yield Row(
                 row=self.row_name(cell, task, metric),
                 **_cell_columns(cell),
@@ -136,7 +140,10 @@ class Sweep:
                 higher_is_better=self.about["tasks"][task]["higher_is_better"][metric.split(",")[0]],
                 needle_depth=_needle_depth(task, metric),
                 documents=base.documents,
-                **_score_columns(average(scores), base),
+                **_score_columns(score, base),
+                **_control_columns(
+                    score, {one: AGGREGATIONS[aggregation](run["values"][metric]) for one, run in controls.items()}
+                ),
                 spread_low=min(each) if len(each) > 1 else NONE,
                 spread_high=max(each) if len(each) > 1 else NONE,
                 binding=share,
@@ -145,6 +152,22 @@ class Sweep:
                 **_byte_columns(records[0]["ledger"]),
                 command=self._command(cell, task),
             )
+
+    @cached_property
+    def _references(self) -> dict[tuple[str, int | None], CacheConfig]:
+        """The cells that others are compared with, by name and cap."""
+        cells = {(name(cell), cell.max_cache_size): computation(cell) for cell in self.grid.expand()}
+        return {key: cell for key, cell in cells.items() if key[0] in REFERENCES}
+
+    def _controls(self, cell: CacheConfig, task: str) -> dict[str, dict[str, Any]]:
+        """By name, the records of the controls at a cell's cap, itself aside."""
+        found = {}
+        for control in REFERENCES:
+            reference = self._references.get((control, cell.max_cache_size))
+            record = None if reference in (None, computation(cell)) else self.record(Job(reference, task))
+            if record is not None:
+                found[control] = record
+        return found
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """By row, the grid of that row alone: what `reproduce` needs."""
@@ -222,6 +245,15 @@ def _score_columns(score: Score, base: Score) -> dict[str, Any]:
     change, change_low, change_high = difference(score, base)
     value = {"value": score.value, "value_low": low, "value_high": high}
     return value | {"difference": change, "difference_low": change_low, "difference_high": change_high}
+
+
+def _control_columns(score: Score, controls: dict[str, Score]) -> dict[str, Any]:
+    """The columns of the differences to the controls at the same cap."""
+    found: dict[str, Any] = {}
+    for control in REFERENCES:
+        ends = difference(score, controls[control]) if control in controls else (NONE, NONE, NONE)
+        found |= zip((f"to_{control}", f"to_{control}_low", f"to_{control}_high"), ends, strict=True)
+    return found
 
 
 def _byte_columns(ledger: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def _bytes(rows: pd.DataFrame, task: str, metric: str, style: dict[str, Style]) 
     own = tidy.points(rows)
     for name, group in own[own["bound"] & (own["kind"] != "full")].groupby("family", sort=False):
         look = style[str(name)]
-        _points(axes, group["total_bytes"], group, look, "value_low", "value_high", linestyle="none", label=str(name))
+        _points(axes, group["total_bytes"], group, look, linestyle="none", label=str(name))
     idle = own[~own["bound"] & (own["kind"] != "full")]
     if len(idle):
         axes.plot(idle["total_bytes"], idle["value"], "o", mfc="none", color=GREY, label=UNBOUND)
@@ -77,8 +77,7 @@ def _bytes(rows: pd.DataFrame, task: str, metric: str, style: dict[str, Style]) 
     full = own[own["kind"] == "full"]
     if len(full):
         axes.axhline(full["value"].iloc[0], color=GREY, linestyle="--", label=FULL)
-        look = Style(GREY, "circle", "o", "solid", "-")
-        _points(axes, full["total_bytes"], full, look, "value_low", "value_high", linestyle="none")
+        axes.plot(full["total_bytes"], full["value"], "o", color=GREY)
     ticks = tidy.byte_ticks(rows)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [tidy.size(tick) for tick in ticks])
@@ -152,8 +151,8 @@ def _canvas() -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _points(axes: Axes, x: Any, group: pd.DataFrame, look: Style, low: str, high: str, **more: Any) -> None:
-    bars = np.clip([group["value"] - group[low], group[high] - group["value"]], 0, None)
+def _points(axes: Axes, x: Any, group: pd.DataFrame, look: Style, **more: Any) -> None:
+    bars = np.clip([group["value"] - group["low"], group["high"] - group["value"]], 0, None)
     axes.errorbar(
         x, group["value"], yerr=bars, color=look.colour, marker=look.marker, markersize=5, elinewidth=0.7, capsize=1.5,
         **more,
@@ -167,7 +166,7 @@ def _lines(axes: Axes, data: pd.DataFrame, x: str, style: dict[str, Style], nudg
         group = data[(data["family"] == name) & data["bound"]].sort_values(x)
         if len(group):
             where = [nudge(value, offset) for value in group[x]]
-            _points(axes, where, group, style[name], "low", "high", linestyle=style[name].line, label=name)
+            _points(axes, where, group, style[name], linestyle=style[name].line, label=name)
     idle = data[~data["bound"]]
     if len(idle):
         where = [nudge(value, aside[name]) for value, name in zip(idle[x], idle["family"], strict=True)]

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ ENTRIES = (
     "large [95% interval]; share of requests that were binding, for which a pair was evicted or hidden from a query.",
     "An entry `= full` bound nothing: it is the full cache, and says nothing of the cell. ‡ marks a cell that is the "
     "same computation as one above it, which was run for both.",
+    "In the tables “sketches against controls”: a sketch's difference to `window` (what it gains or loses over keeping "
+    "the newest tokens) and to `exact` (over exact scores in the sketch's place, victims dropped) at the same cap, in "
+    "percent of the control's score, paired by document.",
 )
 
 
@@ -78,7 +82,12 @@ def markdown(rows: list[Row], about: dict[str, Any]) -> str:
     places = list(dict.fromkeys(_place(row) for row in sorted(rows, key=_by_cap)))
     found = {(row.task, row.metric, *_place(row)): row for row in rows}
     for (group, metric), columns in groups.items():
-        page.append(_section(f"{group}: {metric}", list(columns), places, found))
+        page.append(_section(f"{group}: {metric}", list(columns), places, found, entry))
+        compared = {key: row for key, row in found.items() if key[:2] in columns and versus(row)}
+        if compared and any(about["tasks"][task]["primary"] == one for task, one in columns):
+            page.append(
+                _section(f"{group}: {metric}, sketches against controls", list(columns), places, compared, versus)
+            )
     page.append(_bytes({_place(row): row for row in sorted(rows, key=_by_cap)}))
     return "\n".join(page)
 
@@ -90,8 +99,17 @@ def entry(row: Row) -> str:
         return value
     if not row.bound:
         return f"{_short(row.value)} = full"
-    change = "" if math.isnan(row.difference) else f"; {_change(row)}"
-    return f"{value}{change}; {percent(row.binding)}{' ‡' if row.same_as else ''}"
+    change = _change(row.difference, row.difference_low, row.difference_high)
+    return f"{value}{change and '; '}{change}; {percent(row.binding)}{' ‡' if row.same_as else ''}"
+
+
+def versus(row: Row) -> str:
+    """A sketch's differences to `window` and to `exact` as an entry of a table; empty where there are none."""
+    if row.kind != "sketch" or row.same_as:
+        return ""
+    window = _change(row.to_window, row.to_window_low, row.to_window_high)
+    exact = _change(row.to_exact, row.to_exact_low, row.to_exact_high)
+    return "; ".join(f"{name} {change}" for name, change in (("window", window), ("exact", exact)) if change)
 
 
 def _by_cap(row: Row) -> float:
@@ -108,14 +126,20 @@ def _family(row: Row) -> tuple[str, str]:
     return (row.task, part) if part != row.metric else (family(row.task), row.metric)
 
 
-def _section(title: str, columns: list[tuple[str, str]], places: list[tuple[str, str]], found: dict[Any, Row]) -> str:
+def _section(
+    title: str,
+    columns: list[tuple[str, str]],
+    places: list[tuple[str, str]],
+    found: dict[Any, Row],
+    spell: Callable[[Row], str],
+) -> str:
     """A table: a line a cap and cell, a column a task or metric."""
     names = [task if len({one for one, _ in columns}) > 1 else metric for task, metric in columns]
     lines = [f"## {title}\n", _line(["cap", "cell", *names]), _line(["---:", "---", *["---"] * len(names)])]
     for cap, cell in places:
         shown = [found.get((*column, cap, cell)) for column in columns]
         if any(shown):
-            cells = ["" if row is None else entry(row) for row in shown]
+            cells = ["" if row is None else spell(row) for row in shown]
             lines.append(_line([cap, cell, *cells]))
     return "\n".join([*lines, ""])
 
@@ -130,11 +154,13 @@ def _bytes(rows: dict[tuple[str, str], Row]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _change(row: Row) -> str:
-    """The difference to the full cache with its interval."""
-    numbers = (row.difference, row.difference_low, row.difference_high)
-    if math.isnan(row.difference_low):
-        return f"{row.difference:+.1f}%"
+def _change(*numbers: float) -> str:
+    """A difference in percent with its interval; empty where it is not known."""
+    change, low, _ = numbers
+    if math.isnan(change):
+        return ""
+    if math.isnan(low):
+        return f"{change:+.1f}%"
     if max(abs(number) for number in numbers) < 200:
         return "{:+.1f}% [{:+.1f}, {:+.1f}]".format(*numbers)
     return "{}× [{}, {}]".format(*(_short(1 + number / 100) for number in numbers))

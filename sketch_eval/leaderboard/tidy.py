@@ -39,6 +39,18 @@ def family(cell: str) -> str:
     return re.sub(r"\s*\b\d+[×x]\d+\b", "", cell).strip()
 
 
+def paired(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `low` and `high`, the interval of the difference to the full cache, laid about its value.
+
+    How hard the documents are is in the full cache's score as well, so this is what cells are to be told apart by. The
+    score's own interval stands in where the difference has none.
+    """
+    full = rows["value"] / (1 + rows["difference"] / 100)
+    ends = {end: full * (1 + rows[f"difference_{end}"] / 100) for end in ("low", "high")}
+    known = (ends["low"] - ends["high"]).abs() < math.inf
+    return rows.assign(**{end: ends[end].where(known, rows[f"value_{end}"]) for end in ends})
+
+
 def pareto(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of one metric that none beats at as few bytes, cheapest first: caches that bound, and the full one."""
     able = rows[rows["bound"].astype(bool) | (rows["kind"] == "full")]
@@ -49,16 +61,16 @@ def pareto(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def points(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one metric that were run themselves, with their `family`."""
-    own = rows[rows["same_as"].fillna("") == ""]
+    """The rows of one metric that were run themselves, with their `family`, `low` and `high`."""
+    own = paired(rows[rows["same_as"].fillna("") == ""])
     return own.assign(family=own["cell"].map(family), bound=own["bound"].astype(bool))
 
 
 def by_cap(rows: pd.DataFrame) -> pd.DataFrame:
     """`family, kind, cap, value, low, high, cells, bound` of one metric, the full cache left out.
 
-    The value is the mean over the family's cells that bound at that cap. low and high are the 95% interval where that
-    is one cell, else the least and the greatest value of them. Where none bound, `bound` is False.
+    The value is the mean over the family's cells that bound at that cap. low and high are the interval of `paired`
+    where that is one cell, else the least and the greatest value of them. Where none bound, `bound` is False.
     """
     return _summary(rows, ["cap"])
 
@@ -77,12 +89,12 @@ def heat_map(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _summary(rows: pd.DataFrame, by: list[str], full: bool = False) -> pd.DataFrame:
-    rows = rows.assign(family=rows["cell"].map(family), bound=rows["bound"].astype(bool))
+    rows = paired(rows).assign(family=rows["cell"].map(family), bound=rows["bound"].astype(bool))
     rows = rows if full else rows[rows["kind"] != "full"]
     found = []
     for key, group in rows.groupby(["family", "kind", *by], sort=False, dropna=False):
         cells = group[group["bound"]] if group["bound"].any() else group
-        low, high = ("value_low", "value_high") if len(cells) == 1 else ("value", "value")
+        low, high = ("low", "high") if len(cells) == 1 else ("value", "value")
         numbers = (cells["value"].mean(), cells[low].min(), cells[high].max(), len(cells), bool(group["bound"].any()))
         found.append((*key, *numbers))
     return pd.DataFrame(found, columns=["family", "kind", *by, "value", "low", "high", "cells", "bound"])
