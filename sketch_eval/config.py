@@ -48,7 +48,7 @@ class CacheConfig(BaseModel):
     importance: Importance = "count_min"
     item: Item = "position"
     sinks: Share = Field(default=4, ge=0, allow_inf_nan=False)
-    recent: Share = Field(default=0.5, ge=0, allow_inf_nan=False)
+    recent: Share = Field(default=0.75, ge=0, allow_inf_nan=False)
     normalize: Literal["none", "age"] = "none"
     decay: float = Field(default=0.95, gt=0, le=1)
     conservative: bool = False

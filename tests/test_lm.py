@@ -233,7 +233,7 @@ def test_results_say_what_is_needed_to_run_them_again(checkpoint: str) -> None:
         ({"width": 0}, "width=0: should be greater than or equal to 1"),
         ({"decay": 1.5}, "decay=1.5: should be less than or equal to 1"),
         ({"recent": 1.5}, "recent=1.5: should be a whole number of tokens, or a fraction below 1"),
-        ({"max_cache_size": 6, "sinks": 4}, "sinks=4 and recent=0.5 protect 7 pairs, more than max_cache_size=6"),
+        ({"max_cache_size": 6, "sinks": 4}, "sinks=4 and recent=0.75 protect 8 pairs, more than max_cache_size=6"),
         ({"importance": "h2o"}, "or 'knorm'; the control h2o is importance=exact,decay=1.0"),
         ({"importance": "race", "conservative": True}, "conservative=True is a Count-Min update"),
         ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),

@@ -32,7 +32,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from sketch_eval.sweep import on_ray  # noqa: E402
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Workers cannot import a test.
-CELL = CacheConfig(max_cache_size=8)
+CELL = CacheConfig(max_cache_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,8 @@ def test_a_failing_job_a_crashing_one_and_an_unlike_node_cost_a_reason_each(
 
 
 def test_what_no_worker_can_have_is_refused_in_one_line(cluster: Cluster) -> None:
-    grid = Grid(tasks=["recall"], cells=[{"max_cache_size": 8}])
-    on_cuda = Grid(model=Model(device="cuda:0"), tasks=["recall"], cells=[{"max_cache_size": 8}])
+    grid = Grid(tasks=["recall"], cells=[{"max_cache_size": 16}])
+    on_cuda = Grid(model=Model(device="cuda:0"), tasks=["recall"], cells=[{"max_cache_size": 16}])
     refused = [
         (("127.0.0.1:1", 1, 0, grid), "address='127.0.0.1:1': no Ray cluster could be joined"),
         (("nonsense", 1, 0, grid), "address='nonsense': no Ray cluster could be joined"),
