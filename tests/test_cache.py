@@ -27,7 +27,7 @@ CELLS: dict[str, dict[str, Any]] = {
 
 
 def cell_of(name: str, cap: int = 16) -> CacheConfig:
-    return CacheConfig(**{"max_cache_size": cap, "width": 64, **CELLS[name]})
+    return CacheConfig(**{"max_cache_size": cap, "width": 64, "recent": 0.5, **CELLS[name]})
 
 
 def text(seed: int, length: int) -> torch.Tensor:
@@ -157,7 +157,7 @@ def test_folding_pairs_with_equal_keys_loses_nothing() -> None:
 
 def test_an_infinitely_wide_count_min_decides_as_exact_counters(model: GPT2LMHeadModel) -> None:
     tokens = text(10, 120)
-    wide = CacheConfig(max_cache_size=16, width=2**16, depth=4, seed=1)
+    wide = CacheConfig(max_cache_size=16, width=2**16, depth=4, recent=0.25, seed=1)
     narrow, exact = wide.model_copy(update={"width": 4}), wide.model_copy(update={"importance": "exact"})
     assert torch.equal(logits(model, tokens, wide).argmax(-1), logits(model, tokens, exact).argmax(-1))
     assert kept(model, tokens, wide) == kept(model, tokens, exact) != kept(model, tokens, narrow)

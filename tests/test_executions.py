@@ -87,7 +87,9 @@ def test_decode_and_scan_decide_as_the_oracle(
     tokens = torch.randint(1, model.config.vocab_size, (2, 28), generator=generator)
     mask = torch.ones_like(tokens)
     mask[1, :5] = 0
-    cell = CacheConfig(max_cache_size=12, width=8, depth=3, sinks=1, importance=importance, item=item, **fate)
+    cell = CacheConfig(
+        max_cache_size=12, width=8, depth=3, sinks=1, recent=0.5, importance=importance, item=item, **fate
+    )
     compared, there = assert_follows_oracle(model, cell, tokens, mask)
     assert compared >= 0.9 * there
 
@@ -135,7 +137,7 @@ def test_the_bundled_model_follows_the_oracle_on_real_text(fate: dict[str, Any])
     enable(model)
     tokenizer = AutoTokenizer.from_pretrained(bundled.path())
     tokens = torch.tensor([tokenizer(text)["input_ids"][:56] for text in (str.__doc__ * 3, inspect.getsource(bisect))])
-    cell = CacheConfig(max_cache_size=24, width=32, depth=3, item="token", **fate)
+    cell = CacheConfig(max_cache_size=24, width=32, depth=3, recent=0.5, item="token", **fate)
     compared, there = assert_follows_oracle(model, cell, tokens, torch.ones_like(tokens))
     assert compared >= 0.8 * there
 
@@ -144,7 +146,7 @@ def test_the_bundled_model_follows_the_oracle_on_real_text(fate: dict[str, Any])
 def test_decay_goes_on_long_after_its_factor_was_renormalised(model: GPT2LMHeadModel, fate: dict[str, Any]) -> None:
     """At decay 0.5 the compiled loop renormalises its table every 41 tokens."""
     tokens = torch.randint(1, 61, (1, 100), generator=torch.Generator().manual_seed(3))
-    cell = CacheConfig(max_cache_size=12, width=8, depth=2, sinks=1, decay=0.5, item="token", **fate)
+    cell = CacheConfig(max_cache_size=12, width=8, depth=2, sinks=1, recent=0.5, decay=0.5, item="token", **fate)
     compared, there = assert_follows_oracle(model, cell, tokens, torch.ones_like(tokens))
     assert compared == there
 
@@ -154,7 +156,7 @@ def test_half_precision_and_autocast_decide_in_float32(source: str) -> None:
     """bfloat16 rounds the model, not the decisions: the executions agree on the same rounded queries and keys."""
     tokens = torch.randint(1, 61, (2, 60), generator=torch.Generator().manual_seed(2))
     mask, model = torch.ones_like(tokens), tiny_gpt2(seed=0, layers=1)
-    cell = CacheConfig(max_cache_size=12, sinks=1, importance=source, item="key")
+    cell = CacheConfig(max_cache_size=12, sinks=1, recent=0.5, importance=source, item="key")
     caches = []
     for execution in ("oracle", "stepwise", "compiled"):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -172,7 +174,10 @@ def test_half_precision_and_autocast_decide_in_float32(source: str) -> None:
 @pytest.mark.parametrize("execution", ["stepwise", "compiled"])
 @pytest.mark.parametrize("source", ["count_min", "exact"])
 def test_what_is_not_a_number_stays_one_and_harms_no_other_row(source: str, execution: Execution) -> None:
-    model, cell = tiny_gpt2(seed=0), CacheConfig(max_cache_size=12, sinks=1, importance=source, strategy="aggregate")
+    model, cell = (
+        tiny_gpt2(seed=0),
+        CacheConfig(max_cache_size=12, sinks=1, recent=0.5, importance=source, strategy="aggregate"),
+    )
     tokens = torch.randint(2, 61, (2, 40), generator=torch.Generator().manual_seed(4))
     truth, _ = run(model, cell, tokens, torch.ones_like(tokens), execution)
     with torch.no_grad():
