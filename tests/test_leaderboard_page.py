@@ -161,6 +161,13 @@ def test_a_plot_without_data_is_left_out():
     assert figures.plots(full, "word_perplexity", {}) == {}
 
 
+def test_a_difference_without_an_interval_shows_none():
+    table = page.table(frame([row("a", to_window_low=NAN, to_window_high=NAN)]))
+    shown = dict(zip((column["key"] for column in table["columns"]), table["rows"][0], strict=True))
+    assert (shown["to_window"], shown["difference"]) == (["+3.0", 3.0], ["+5.0 [+4.0, +6.0]", 5.0])
+    assert "to_exact" not in shown
+
+
 def test_a_cell_that_did_not_bind_shows_no_loss_of_its_own():
     window = row("window", kind="control", bound=False, difference=0.0)
     table = page.table(frame([row("full", NAN, kind="full", bound=False), window]))

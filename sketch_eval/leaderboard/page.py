@@ -148,7 +148,7 @@ def _cell(column: Column, record: dict[str, Any]) -> Any:
             if not record["bound"] and record["kind"] != "full":
                 return [shown, None]  # else it would rank with the full cache
         case "difference" | "to_window" | "to_exact":
-            shown = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+            shown = f"{value:+.1f}" if pd.isna(low) else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
         case "binding" | "saving" | "needle_depth":
             shown = f"{value:.0%}" if value in (0, 1) or abs(value - 0.5) < 0.49 else f"{value:.1%}"
         case "kv_bytes" | "sketch_bytes" | "total_bytes":
