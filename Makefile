@@ -38,6 +38,7 @@ tables: $(STAMP)
 	$(SKETCH) sweep demo
 	$(SKETCH) sweep seed-144-bundled
 	$(SKETCH) sweep ablation
+	$(SKETCH) sweep controls
 
 bench: $(STAMP)
 	$(PY) benchmarks/speed.py
