@@ -50,7 +50,7 @@ class SketchGPT2(HFLM):
     Args:
         pretrained: a GPT-2 by hub name or folder, a loaded one, or `bundled` for the model in this package.
         backend: `causal`, or `default`, which is the same here.
-        device: as in HFLM; by default CUDA where there is one, else the CPU. A CUDA that is not there is an error.
+        device: as in HFLM; by default CUDA where there is one, else the CPU.
         **arguments: those of `CacheConfig`, and HFLM's own.
 
     Raises:
@@ -62,9 +62,10 @@ class SketchGPT2(HFLM):
     ) -> None:
         given = {name: arguments.pop(name) for name in list(arguments) if name in CacheConfig.model_fields}
         self.cell = CacheConfig.parse(**given)
-        _check_arguments(backend, device, arguments)
+        _check_arguments(backend, arguments)
         self._options = {name: str(value) for name, value in sorted(arguments.items()) if name not in _HARMLESS}
-        if device is None:
+        # lm-eval's command line says cuda:0 where nobody asked for a device.
+        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if pretrained == "bundled":
             pretrained = bundled.path()
@@ -285,11 +286,9 @@ def _key(tokens: torch.Tensor) -> bytes:
     return tokens.cpu().numpy().tobytes()
 
 
-def _check_arguments(backend: str, device: str | None, arguments: dict[str, Any]) -> None:
+def _check_arguments(backend: str, arguments: dict[str, Any]) -> None:
     if backend not in ("default", "causal"):
         raise UsageError(f"backend={backend!r}: GPT-2 is a causal language model; leave backend out")
-    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device={device!r}: torch finds no CUDA device here; leave device out, or give cpu")
     if arguments.get("tp_plan") is not None:
         raise UsageError(f"tp_plan={arguments['tp_plan']!r}: a layer's heads share one sketch; leave tp_plan out")
     for name in ("dtype", "softmax_dtype", "mixed_precision_dtype"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -86,11 +87,14 @@ def average(scores: list[Score]) -> Score:
     return Score(np.mean([score.totals for score in scores], axis=0), scores[0].weights, scores[0].kind)
 
 
+@lru_cache(maxsize=1)  # Drawing takes longer than scoring, and a task's cells all want the same.
 def resamples(documents: int, seed: int = 0, count: int = RESAMPLES) -> NDArray[np.intp]:
-    """[count, documents] indices drawn with replacement; raises ValueError where there are no documents."""
+    """[count, documents] indices drawn with replacement, read-only; raises ValueError where there are no documents."""
     if documents < 1:
         raise ValueError("no documents to resample")
-    return np.random.default_rng(seed).integers(documents, size=(count, documents))
+    picks = np.random.default_rng(seed).integers(documents, size=(count, documents))
+    picks.flags.writeable = False
+    return picks
 
 
 def interval(score: Score, seed: int = 0) -> tuple[float, float]:
@@ -109,7 +113,7 @@ def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, 
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = 100 * (score.of(picks) / base.of(picks) - 1)
         all_documents = 100 * (np.float64(score.value) / base.value - 1)
-    return float(all_documents), *_percentiles(drawn)
+    return float(all_documents) if np.isfinite(all_documents) else float("nan"), *_percentiles(drawn)
 
 
 def _picks(score: Score, seed: int) -> NDArray[np.intp]:

@@ -60,7 +60,10 @@ cells:
   - max_cache_size: 64
     width: 32
     depth: 2
-    variants: [{topk: 16}, {topk: 64}, {topk: 100}, {strategy: aggregate}]
+    variants: [{topk: 24}, {topk: 64}, {topk: 100}, {strategy: aggregate}]
+  - max_cache_size: 64
+    importance: exact
+    strategy: aggregate
 seeds: [0, 1]
 """
 

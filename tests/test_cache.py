@@ -18,7 +18,7 @@ from sketch_eval.ledger import ledger
 
 CELLS: dict[str, dict[str, Any]] = {
     "count_min": {},
-    "hidden": {"topk": 7},
+    "hidden": {"topk": 10},
     "aggregate": {"strategy": "aggregate"},
     "race": {"importance": "race"},
     "token": {"item": "token"},

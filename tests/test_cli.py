@@ -46,14 +46,14 @@ def results(home: Path, name: str, *arguments: str) -> dict[str, Any]:
 
 
 def test_lm_evals_own_wikitext_and_lambada_run_and_are_bounded(home: Path) -> None:
-    cell = "pretrained=gpt2,max_cache_size=32,width=64,depth=2,strategy=topk,topk=16"
+    cell = "pretrained=gpt2,max_cache_size=32,width=64,depth=2,strategy=topk,topk=24"
     bounded = results(home, "bounded", "--model_args", cell, "--tasks", "wikitext,lambada", "--batch_size", "2")
     full = results(home, "full", "--model_args", "max_cache_size=None", "--tasks", "wikitext", "--batch_size", "2")
     assert bounded["results"].keys() >= {"wikitext", "lambada_openai", "lambada_standard"}
     perplexity = [r["results"]["wikitext"]["word_perplexity,none"] for r in (bounded, full)]
     assert abs(perplexity[0] / perplexity[1] - 1) > 1e-3
     said = bounded["config"]["sketch_eval"]
-    assert (said["cell"]["max_cache_size"], said["cell"]["topk"], said["cell"]["seed"]) == (32, 16, 0)
+    assert (said["cell"]["max_cache_size"], said["cell"]["topk"], said["cell"]["seed"]) == (32, 24, 0)
     assert said["ledger"]["layer_bytes"]["sketch"] == 64 * 2 * 4
     wikitext = said["counts"]["tasks"]["wikitext"]
     assert wikitext["requests"] == wikitext["binding_requests"] == 3

@@ -27,7 +27,7 @@ from sketch_eval.execution import Execution
 HASHED = [("count_min", item) for item in ("position", "token", "key")]
 HASHED += [("count_sketch", item) for item in ("position", "token", "key")]
 SOURCES = [*HASHED, *((name, "position") for name in ("race", "exact", "last", "recency", "random", "knorm"))]
-FATES: list[dict[str, Any]] = [{}, {"topk": 6}, {"strategy": "aggregate"}]
+FATES: list[dict[str, Any]] = [{}, {"topk": 8}, {"strategy": "aggregate"}]
 
 NEAR_TIE = 1e-5
 """A choice that the oracle made by less than this, relatively, float32 may make otherwise; no more is compared."""
@@ -201,7 +201,7 @@ model = AutoModelForCausalLM.from_pretrained(bundled.path()).eval()
 enable(model)
 ids = torch.randint(1, 4096, (2, 300), generator=torch.Generator().manual_seed(0))
 with torch.no_grad():
-    for cell in ({}, {"strategy": "aggregate"}, {"topk": 16}, {"importance": "knorm"}):
+    for cell in ({}, {"strategy": "aggregate"}, {"topk": 32}, {"importance": "knorm"}):
         logits = model(ids, past_key_values=SketchCache(model.config, CacheConfig(max_cache_size=64, **cell))).logits
         print(hashlib.sha256(logits.numpy().tobytes()).hexdigest())
 """

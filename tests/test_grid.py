@@ -32,10 +32,11 @@ def test_the_reference_grid_has_144_cells_of_132_computations_beside_the_ladder(
     cells = grid.expand()
     sketches = [cell for cell in cells if cell.importance == "count_min"]
     assert len(sketches) == 144
-    assert len(cells) == 144 + 3 * 7
+    assert len(cells) == 144 + 3 * 7 + 3 * 4
     # topk 64 and 128 hide nothing at a cap of 64, nor does 128 at 128: 3, 4 and 4 ways of 12 sketches.
     assert len({computation(cell) for cell in sketches}) == 12 * (3 + 4 + 4)
-    assert len(computations(grid)) == 132 + 21 + 1
+    # Beside them the ladder, exact scores with each way to bound that differs from the ladder's, and the full cache.
+    assert len(computations(grid)) == 132 + 3 * 7 + (2 + 3 + 4) + 1
     plain = read("seed-144-plain").expand()
     assert [cell.model_copy(update={"decay": 1.0}) for cell in sketches] == [
         cell for cell in plain if cell.importance == "count_min"
@@ -113,8 +114,8 @@ def test_names_tell_cells_apart():
 
 def test_the_plan_tells_computations_bytes_and_time(grid: Grid, crew: Here, finished: Path):
     lines = plan(grid, crew._worker)
-    assert [line.kind for line in lines] == ["full", *["control"] * 2, *["sketch"] * 4]
-    assert [line.runs for line in lines] == [1, 1, 1, 2, 2, 0, 2]
+    assert [line.kind for line in lines] == ["full", *["control"] * 2, *["sketch"] * 4, "control"]
+    assert [line.runs for line in lines] == [1, 1, 1, 2, 2, 0, 2, 1]
     assert lines[5].same_as == 4
     rows = {(row.cell, row.cap): row for row in Sweep(finished).rows()}
     for line in lines[1:]:
@@ -179,6 +180,10 @@ CELL = "cells: [{max_cache_size: 64}]"
         (
             "tasks: [kv_265]\nmodel: {pretrained: bundled}\n" + CELL,
             "kv_265 is no task of lm-eval's or of sketch_eval's (did you mean kv_256?)",
+        ),
+        (
+            "tasks: [kv_256]\nmodel: {pretrained: bundled, device: 'cuda:99'}\n" + CELL,
+            "model.device='cuda:99': torch cannot use it here (",
         ),
         (
             "tasks: {kv_256: {metrics: [accuracy]}}\nmodel: {pretrained: bundled}\n" + CELL,

@@ -200,7 +200,7 @@ def test_a_sweep_that_loses_a_node_writes_the_tables_of_a_local_one(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_model(tmp_path / "model", ["def read(self, size=-1):\n    return self.buffer[size:]\n" * 9])
-    block = {"controls": ["window", "exact"], "max_cache_size": [16, 64], "strategy": ["topk", "aggregate"]}
+    block = {"controls": ["window", "exact"], "max_cache_size": [32, 64], "strategy": ["topk", "aggregate"]}
     model = Model(pretrained=str(tmp_path / "model"), batch_size=2)
     grid = Grid(model=model, tasks={"stdlib_text": Task(limit=2), "recall_depth_25": Task(limit=1)}, cells=[block])
     here, there = tmp_path / "here" / "mini", tmp_path / "ray" / "mini"

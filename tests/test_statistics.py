@@ -55,7 +55,8 @@ def test_a_difference_to_itself_is_none_and_to_nothing_is_no_number():
     assert change == pytest.approx(100)
     assert math.isnan(low)
     assert math.isnan(high)
-    assert all(math.isnan(number) for number in difference(Score.mean([0.0, 0.0]), Score.mean([0.0, 0.0])))
+    for score in (Score.mean([0.0, 0.0]), Score.mean([0.0, 1.0])):
+        assert all(math.isnan(number) for number in difference(score, Score.mean([0.0, 0.0])))
 
 
 def test_the_same_seed_draws_the_same():

@@ -23,8 +23,8 @@ CAPTIONS = {
     "bytes": (
         "Quality against bytes",
         "Each point is a cell at one cap; a larger marker is a larger cap. The line is the best that any cell reaches "
-        "within so many bytes. Bars are 95% intervals of the difference to the full cache, paired by document. Cells "
-        "that are one computation are drawn once.",
+        "within so many bytes. Bars are 95% intervals of the difference to the full cache, paired by document (of the "
+        "score itself where the difference has none). Cells that are one computation are drawn once.",
     ),
     "caps": (
         "Quality against cap",

@@ -28,9 +28,9 @@ class Row:
         value, value_low, value_high: the metric and its 95% bootstrap interval over documents.
         difference, difference_low, difference_high: to the full cache, in percent of its value, paired by document.
         to_window, to_window_low, to_window_high: to the control `window` at the same cap, likewise: what the cell gains
-            or loses over keeping the newest tokens. NaN in the control's own row, in one that bound nothing, and where
+            or loses over keeping the newest tokens. NaN in the control's own row, where either bound nothing, and where
             the grid has no such control.
-        to_exact, to_exact_low, to_exact_high: to the control `exact`, likewise: of a sketch, what it loses itself.
+        to_exact, to_exact_low, to_exact_high: to the same cell with exact scores, likewise: what a sketch itself loses.
         spread_low, spread_high: least and greatest value among the seeds; NaN with one seed.
         binding: share of requests for which a pair was evicted or hidden, 0 to 1.
         bound: whether any was: where not, the row is the full cache's and says nothing of the cell.

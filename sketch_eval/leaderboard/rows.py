@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sketch_eval.config import CacheConfig
+from sketch_eval.config import CONTROLS, CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.leaderboard.row import Row
 from sketch_eval.leaderboard.tables import NOTES
@@ -24,7 +24,7 @@ from sketch_eval.sweep.work import Job, identity, spell
 
 NONE = float("nan")
 REFERENCES = ("window", "exact")
-"""Controls to which each row says its difference (`Row.to_window`, `Row.to_exact`)."""
+"""What each row says its difference to: `Row.to_window`, `Row.to_exact`."""
 
 
 class Sweep:
@@ -154,18 +154,19 @@ class Sweep:
             )
 
     @cached_property
-    def _references(self) -> dict[tuple[str, int | None], CacheConfig]:
-        """The cells that others are compared with, by name and cap."""
-        cells = {(name(cell), cell.max_cache_size): computation(cell) for cell in self.grid.expand()}
-        return {key: cell for key, cell in cells.items() if key[0] in REFERENCES}
+    def _windows(self) -> dict[int | None, CacheConfig]:
+        """By cap, the grid's `window`, whatever it says of what decides nothing there."""
+        wanted = {"strategy": "topk", "topk": None, **CONTROLS["window"]}
+        cells = [cell for cell in self.grid.expand() if wanted.items() <= cell.model_dump().items()]
+        return {cell.max_cache_size: computation(cell) for cell in cells}
 
     def _controls(self, cell: CacheConfig, task: str) -> dict[str, dict[str, Any]]:
-        """By name, the records of the controls at a cell's cap, itself aside."""
+        """The records of the `window` of a cell's cap, and of the cell with `exact` scores, which bound something."""
+        exact = computation(cell.model_copy(update={"conservative": False, **CONTROLS["exact"]}))
         found = {}
-        for control in REFERENCES:
-            reference = self._references.get((control, cell.max_cache_size))
-            record = None if reference in (None, computation(cell)) else self.record(Job(reference, task))
-            if record is not None:
+        for control, other in zip(REFERENCES, (self._windows.get(cell.max_cache_size), exact), strict=True):
+            record = None if other in (None, computation(cell)) else self.record(Job(other, task))
+            if record is not None and record["counts"]["binding_requests"]:
                 found[control] = record
         return found
 

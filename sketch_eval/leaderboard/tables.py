@@ -34,8 +34,8 @@ ENTRIES = (
     "An entry `= full` bound nothing: it is the full cache, and says nothing of the cell. ‡ marks a cell that is the "
     "same computation as one above it, which was run for both.",
     "In the tables “sketches against controls”: a sketch's difference to `window` (what it gains or loses over keeping "
-    "the newest tokens) and to `exact` (over exact scores in the sketch's place, victims dropped) at the same cap, in "
-    "percent of the control's score, paired by document.",
+    "the newest tokens) at the same cap, and to the same cell with `exact` scores (what the sketch itself loses), in "
+    "percent of the other's score, paired by document.",
 )
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+import torch
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.loggers.utils import add_env_info, add_tokenizer_info
 
 from sketch_eval import provenance
 from sketch_eval.config import CacheConfig
+from sketch_eval.errors import UsageError
 from sketch_eval.statistics import AGGREGATIONS
 from sketch_eval.sweep.cells import arguments, name
 from sketch_eval.sweep.grid import Grid, Model
@@ -93,10 +95,11 @@ class Worker:
         grid: the sweep.
 
     Raises:
-        UsageError: as `load_tasks` and `SketchGPT2`.
+        UsageError: torch does not find the grid's device; or as `load_tasks` and `SketchGPT2`.
     """
 
     def __init__(self, grid: Grid) -> None:
+        _check_device(grid.model.device)
         self.tasks = load_tasks(grid)
         self.model = grid.model
         # Now: the code is loaded, though the checkout may move on.
@@ -187,6 +190,18 @@ class Worker:
         }
         full = self.lm.answers if job.cell.max_cache_size is None else {}
         return Finished(record, results, samples, full)
+
+
+def _check_device(device: str | None) -> None:
+    """Refuse a device that torch cannot use here: HFLM would take another one in silence."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(
+            f"model.device={device!r}: torch cannot use it here ({reason}); leave it out or give cpu, or --gpus 0 with "
+            "--on ray"
+        ) from error
 
 
 def collect(task: LoadedTask, samples: list[dict[str, Any]], reported: dict[str, Any]) -> dict[str, list[Any]]:
