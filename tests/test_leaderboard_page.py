@@ -125,6 +125,17 @@ def test_bars_are_of_the_paired_difference_and_of_the_score_where_there_is_none(
     assert found["high"].tolist() == pytest.approx([212.0, 0.0, 5.1])
 
 
+def test_a_cell_far_from_all_others_does_not_hide_what_they_differ_by():
+    changes = {**{name: 4.0 + i for i, name in enumerate("abcdef")}, "far": 900.0, "none": NAN}
+    rows = [row(cell, difference=change) for cell, change in changes.items()]
+    rows += [row(cell, 128, difference=7.0) for cell in "abc"] + [row("far", 128, difference=9.0)]
+    found = tidy.by_cell(frame([*rows, row("full", NAN, kind="full", difference=0.0)]))
+    assert found["cell"].tolist() == [*"abcdef", "far", *"abc", "far"]
+    assert found.loc[found["off"], "cap"].tolist() == [64]  # at 128 it is one of few that are not alike
+    assert 9 < found["shown"].iloc[6] < 900
+    assert found["shown"][~found["off"]].equals(found["difference"][~found["off"]])
+
+
 def test_needle_depths_of_metrics_and_of_tasks():
     depths = (0.0, 0.25, 0.75)
     shared = {"kind": "control", "up": True}
@@ -153,7 +164,7 @@ def test_a_heat_map_keeps_grey_what_did_not_bind():
 
 def test_a_plot_without_data_is_left_out():
     one = frame([row("count_min 128×2 topk32"), row("window", kind="control")])
-    assert set(figures.plots(one, "word_perplexity", figures.styles(one))) == {"bytes"}
+    assert set(figures.plots(one, "word_perplexity", figures.styles(one))) == {"bytes", "cells"}
     text = page.page(one, ABOUT)
     assert 'data-plot="bytes"' in text
     assert not any(f'data-plot="{name}"' in text for name in ("caps", "sizes", "depths"))
@@ -201,7 +212,7 @@ def test_static_files_are_the_same_each_time(tmp_path):
     first, second = (static.write(tmp_path / name, rows) for name in "ab")
     assert {path.suffix for path in first} == {".png", ".svg"}
     assert [path.name for path in first] == [path.name for path in second]
-    assert len({path.stem.split("-")[0] for path in first}) == 4
+    assert len({path.stem.split("-")[0] for path in first}) == 5
     assert all(one.read_bytes() == two.read_bytes() for one, two in zip(first, second, strict=True))
 
 

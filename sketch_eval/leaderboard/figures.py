@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 from sketch_eval.leaderboard.tidy import (
     available,
     by_cap,
+    by_cell,
     by_depth,
     byte_ticks,
     family,
@@ -74,8 +75,8 @@ def styles(rows: pd.DataFrame) -> dict[str, Style]:
 
 
 def plots(rows: pd.DataFrame, metric: str, style: dict[str, Style]) -> dict[str, go.Figure]:
-    """The figures that one metric of one task has data for, of `bytes`, `caps` and `sizes`."""
-    draw = {"bytes": bytes_figure, "caps": caps_figure, "sizes": sizes_figure}
+    """The figures that one metric of one task has data for, of `bytes`, `caps`, `cells` and `sizes`."""
+    draw = {"bytes": bytes_figure, "caps": caps_figure, "cells": cells_figure, "sizes": sizes_figure}
     return {name: draw[name](rows, metric, style) for name in available(rows)}
 
 
@@ -128,6 +129,40 @@ def caps_figure(rows: pd.DataFrame, metric: str, style: dict[str, Style]) -> go.
         _baseline(figure, [caps[0] * 0.9, caps[-1] * 1.1], full)
     figure.update_xaxes(type="log", tickvals=caps, ticktext=[f"{cap:g}" for cap in caps], title="cap, pairs a layer")
     return _finish(figure, rows, title(rows, metric), height=480)
+
+
+def cells_figure(rows: pd.DataFrame, metric: str, style: dict[str, Style]) -> go.Figure:
+    """Each cell's difference to the full cache, a line a cell and a panel a cap."""
+    data = by_cell(rows)
+    names, caps = list(dict.fromkeys(map(html.escape, data["cell"]))), sorted(data["cap"].unique())
+    titles = [f"cap {cap:g}" for cap in caps]
+    figure = make_subplots(cols=len(caps), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
+    for column, cap in enumerate(caps, 1):
+        panel = data[data["cap"] == cap]
+        for (bound, off), group in panel.groupby(["bound", "off"]):
+            looks = [style[name] for name in group["family"]]
+            own = {"color": [look.colour for look in looks], "symbol": [look.symbol for look in looks], "size": 8}
+            sides = ["left" if more else "right" for more in group["difference"] > group["shown"]]
+            if off:
+                own["symbol"] = ["triangle-right" if side == "left" else "triangle-left" for side in sides]
+            bars = {"color": GREY, **_bars(group, "difference", "difference_low", "difference_high")}
+            figure.add_scatter(
+                x=group["shown"].tolist(), y=[html.escape(cell) for cell in group["cell"]],
+                mode="markers+text" if off else "markers", marker=own if bound else _HOLLOW, showlegend=False,
+                error_x=bars if bound and not off else None,
+                text=[f"{change:+,.0f}" for change in group["difference"]] if off else None,
+                textposition=[f"middle {side}" for side in sides],
+                customdata=_hover(group), hovertemplate="%{customdata}<extra></extra>", row=1, col=column,
+            )  # fmt: skip
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1], automargin=True)
+    figure.update_xaxes(nticks=6, automargin=True)
+    label = f"{html.escape(title(rows, metric))}: difference to the full cache, %"
+    figure.update_xaxes(title=label, col=(len(caps) + 1) // 2)
+    figure.update_annotations(font_size=12)
+    return figure.update_layout(
+        template={}, height=100 + 19 * len(names), margin=_MARGIN, hovermode="closest",
+        meta={"min_width": 260 + 200 * len(caps)},
+    )  # fmt: skip
 
 
 def depths_figure(rows: pd.DataFrame, metric: str, style: dict[str, Style]) -> go.Figure:
@@ -201,8 +236,8 @@ def _tiles(group: pd.DataFrame, bound: bool, log: bool) -> dict[str, Any]:
     }
 
 
-def _bars(group: pd.DataFrame) -> dict[str, Any]:
-    above, below = group["high"] - group["value"], group["value"] - group["low"]
+def _bars(group: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high") -> dict[str, Any]:
+    above, below = group[high] - group[value], group[value] - group[low]
     return {
         "type": "data",
         "symmetric": False,

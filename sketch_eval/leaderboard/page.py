@@ -31,6 +31,11 @@ CAPTIONS = {
         "Where a line stands for sketches of several sizes, it is their mean, and its bars span the least and the "
         "greatest of them; else bars are intervals as above. Points of one cap stand apart only to be seen.",
     ),
+    "cells": (
+        "Cell by cell",
+        "The difference to the full cache with its interval, a panel for each cap. A number with a triangle is of a "
+        "cell far beyond the others; hollow points did not bind.",
+    ),
     "sizes": (
         "Width and depth of the sketch",
         "One map for each cap; deeper green is better. Grey cells did not bind, so they are the full cache.",

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sketch_eval.leaderboard import tidy
 from sketch_eval.leaderboard.figures import FRONT, FULL, GOLD, GREY, IDLE, SCALE, UNBOUND, Style, styles
@@ -98,6 +99,35 @@ def _caps(rows: pd.DataFrame, task: str, metric: str, style: dict[str, Style]) -
     return _finish(figure, rows, task, metric)
 
 
+def _cells(rows: pd.DataFrame, task: str, metric: str, style: dict[str, Style]) -> Figure:
+    data = tidy.by_cell(rows)
+    names, caps = list(dict.fromkeys(data["cell"])), sorted(data["cap"].unique())
+    figure = Figure(figsize=(2.5 + 2.2 * len(caps), 0.9 + 0.17 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(caps), sharey=True, squeeze=False)[0]
+    for cap, axes in zip(caps, panels, strict=True):
+        for row in data[data["cap"] == cap].itertuples():
+            look, line = style[row.family], names.index(row.cell)
+            if row.off:
+                beyond = row.difference > row.shown
+                axes.plot(row.shown, line, ">" if beyond else "<", markersize=4.5, color=look.colour)
+                side = {"xytext": (-5 if beyond else 5, 0), "ha": "right" if beyond else "left", "va": "center"}
+                text = f"{row.difference:+,.0f}"
+                axes.annotate(text, (row.shown, line), textcoords="offset points", fontsize=7, **side)
+            elif row.bound:
+                axes.plot([row.difference_low, row.difference_high], [line, line], color=look.colour, linewidth=0.8)
+                axes.plot(row.shown, line, marker=look.marker, markersize=4.5, color=look.colour)
+            else:
+                axes.plot(row.shown, line, "o", mfc="none", color=GREY, markersize=4.5)
+        axes.set_title(f"cap {cap:g}", fontsize=9)
+        axes.xaxis.set_major_formatter("{x:+g}")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    panels[0].set_yticks(range(len(names)), names, fontsize=8)
+    panels[0].invert_yaxis()
+    figure.supxlabel("difference to the full cache, %", fontsize=9)
+    figure.suptitle(f"{task}: {tidy.title(rows, metric)}", fontsize=10)
+    return figure
+
+
 def _depths(rows: pd.DataFrame, task: str, metric: str, style: dict[str, Style]) -> Figure:
     data = tidy.by_depth(rows)
     caps = sorted(data["cap"].dropna().unique())
@@ -143,7 +173,7 @@ def _sizes(rows: pd.DataFrame, task: str, metric: str, style: dict[str, Style]) 
     return figure
 
 
-PLOTS = {"bytes": _bytes, "caps": _caps, "sizes": _sizes}
+PLOTS = {"bytes": _bytes, "caps": _caps, "cells": _cells, "sizes": _sizes}
 
 
 def _canvas() -> tuple[Figure, Axes]:

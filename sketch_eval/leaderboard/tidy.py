@@ -8,6 +8,8 @@ import re
 import pandas as pd
 
 DEPTH = r"_depth_\d+$"
+MOST_LINES = 64
+"""Cells that a plot of a line a cell has room for."""
 
 
 def choices(rows: pd.DataFrame) -> list[tuple[str, str]]:
@@ -80,6 +82,24 @@ def by_depth(rows: pd.DataFrame) -> pd.DataFrame:
     return _summary(rows, ["cap", "needle_depth"], full=True)
 
 
+def by_cell(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `points` of one metric that differ from the full cache by a number, with `shown` and `off`.
+
+    shown is the difference, and where it is far from those of most cells at its cap, the end of the axis: one cell that
+    went astray would hide what the others differ by. off says so.
+    """
+    own = points(rows)
+    own = own[(own["kind"] != "full") & own["difference"].notna()]
+    shown = own.groupby("cap")["difference"].transform(_clipped)
+    return own.assign(shown=shown, off=shown != own["difference"])
+
+
+def _clipped(values: pd.Series) -> pd.Series:
+    low, high = values.quantile([0.25, 0.75])
+    reach = 4 * (high - low)
+    return values.clip(low - reach, high + reach) if reach > 0 else values
+
+
 def heat_map(rows: pd.DataFrame) -> pd.DataFrame:
     """`family, cap, width, depth, value, bound` of the sketches of one metric."""
     sketches = rows[(rows["kind"] == "sketch") & rows["width"].notna() & rows["depth"].notna()]
@@ -147,9 +167,10 @@ def full_value(rows: pd.DataFrame) -> float | None:
 
 
 def available(rows: pd.DataFrame) -> list[str]:
-    """Which of the plots `bytes`, `caps` and `sizes` the rows of one metric have data for."""
+    """Which of the plots `bytes`, `caps`, `cells` and `sizes` the rows of one metric have data for."""
     if not (rows["kind"] != "full").any():
         return []
     sizes = heat_map(rows)
     maps = sizes["width"].nunique() > 1 and bool(sizes["bound"].any())
-    return ["bytes", *["caps"] * (by_cap(rows)["cap"].nunique() > 1), *["sizes"] * maps]
+    lines = 1 < by_cell(rows)["cell"].nunique() <= MOST_LINES
+    return ["bytes", *["caps"] * (by_cap(rows)["cap"].nunique() > 1), *["cells"] * lines, *["sizes"] * maps]
