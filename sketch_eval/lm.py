@@ -249,18 +249,21 @@ class SketchGPT2(HFLM):
         """Everything that decides a score, but the request."""
         return {
             "cell": self.cell.model_dump(),
-            "model_fingerprint": self._model_fingerprint,
-            "tokenizer_fingerprint": provenance.tokenizer_fingerprint(self.tokenizer),
+            **self._origin,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "options": self._options,
             "max_length": self.max_length,
-            "versions": provenance.versions(),
-            "commit": provenance.commit(),
         }
 
     @cached_property
-    def _model_fingerprint(self) -> str:
-        return provenance.fingerprint(self.model)
+    def _origin(self) -> dict[str, Any]:
+        """The part of `_identity` that takes a while to find, and that no cell changes."""
+        return {
+            "model_fingerprint": provenance.fingerprint(self.model),
+            "tokenizer_fingerprint": provenance.tokenizer_fingerprint(self.tokenizer),
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+        }
 
     def _new_cache(self) -> SketchCache | None:
         """A cache for one batch, dropped after it; None where the model keeps its own, full one."""

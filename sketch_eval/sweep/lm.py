@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import time
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -33,6 +35,19 @@ def question(context: str, settings: dict[str, Any]) -> str:
     return sha256(json.dumps([context, settings], sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
+def keep_memory() -> None:
+    """Have the C library keep what a pass frees for the next pass, which asks for as much.
+
+    By default glibc hands large blocks back to the system; to have them again, page by page, takes a CPU a fifth of a
+    sweep (benchmarks/sweep.md). Elsewhere this does nothing.
+    """
+    mmap_max, trim_threshold = -4, -1  # malloc.h
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
 class SweepLM(SketchGPT2):
     """`SketchGPT2` whose cell can be changed, and which need not ask the model what the full cache has answered.
 
@@ -47,6 +62,8 @@ class SweepLM(SketchGPT2):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        if self.device.type == "cpu":
+            keep_memory()
         self._encoded: dict[tuple[Any, ...], Any] = {}
         self.take(self.cell, {})
 
