@@ -38,7 +38,7 @@ def question(context: str, settings: dict[str, Any]) -> str:
 def keep_memory() -> None:
     """Have the C library keep what a pass frees for the next pass, which asks for as much.
 
-    By default glibc hands large blocks back to the system; to have them again, page by page, takes a CPU a fifth of a
+    By default glibc hands large blocks back to the system; to have them again, page by page, takes a CPU a quarter of a
     sweep (benchmarks/sweep.md). Elsewhere this does nothing.
     """
     mmap_max, trim_threshold = -4, -1  # malloc.h
