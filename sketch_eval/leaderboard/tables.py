@@ -20,9 +20,10 @@ from sketch_eval.terminal import family
 NOTES = (
     "Intervals are of a bootstrap over documents (2000 resamples, seed 0); a difference's is paired, the same "
     "documents drawn from the cell and from the full cache. Where every document scored the same, an interval has no "
-    "width: there are few documents, not an exact score. A difference has none where the full cache's score is 0 in "
-    "more than one of a hundred resamples. Hash seeds are averaged by document, so a perplexity is their geometric "
-    "mean; the interval is over documents alone, the spread between the seeds.",
+    "width: there are few documents, not an exact score. A difference has none where what it is compared with "
+    "scores 0 in more than one of a hundred resamples, and is left out where that scores 0 altogether. Hash seeds are "
+    "averaged by document, so a perplexity is their geometric mean; the interval is over documents alone, the spread "
+    "between the seeds.",
     "Documents longer than the model's positions are scored in lm-eval's disjoint windows, with an empty cache at the "
     "start of each.",
     "Bytes are one sequence's cache, all layers, counted from the tensors; those of the sketch are its table, or the "
