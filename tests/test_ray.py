@@ -117,6 +117,7 @@ def test_no_job_is_lost_or_done_twice_when_a_node_is_killed(cluster: Cluster) ->
             killed = node_of(at_work()[0])
             kill(cluster, killed)
     assert sorted(job.cell.seed for job, _ in outcomes) == list(range(48))
+    assert len(seen) == 2, "one node did all the work, and none was killed"
     assert {node for _, (node, _) in outcomes[-8:]} == seen - {killed}
     assert all(answers == {"sleeps": (1.0, True)} for _, (_, answers) in outcomes)
     full = [(job, answers) for job, (_, answers) in crew.execute([Job(FULL, "sleeps")], lambda _: pytest.fail("asked"))]
