@@ -27,3 +27,8 @@ def _one_line_excepthook(kind: type[BaseException], error: BaseException, trace:
 
 
 _previous_excepthook = sys.excepthook
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; its kind where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -21,7 +21,7 @@ from sketch_eval import attention, bundled, provenance
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CacheConfig, nearest
 from sketch_eval.counts import Count, Counts, passed
-from sketch_eval.errors import UsageError, report_in_one_line
+from sketch_eval.errors import UsageError, first_line, report_in_one_line
 from sketch_eval.ledger import ledger
 
 report_in_one_line()  # lm-eval's command line imports this module when it is asked for the model.
@@ -76,7 +76,7 @@ class SketchGPT2(HFLM):
         except OSError as error:
             raise UsageError(
                 f"pretrained={pretrained!r}{nearest(str(pretrained), ['bundled'])} could not be loaded: "
-                f"{_first_line(error)} Check the name, the other arguments and the network, or use pretrained=bundled, "
+                f"{first_line(error)} Check the name, the other arguments and the network, or use pretrained=bundled, "
                 "which is in this package"
             ) from error
         # PEFT wraps the GPT-2 that has the layers.
@@ -102,7 +102,7 @@ class SketchGPT2(HFLM):
             super()._get_config(pretrained, **arguments)
         except ValueError as error:
             raise UsageError(
-                f"pretrained={pretrained!r} is no GPT-2: {_first_line(error)} Give the name or the folder of one, or "
+                f"pretrained={pretrained!r} is no GPT-2: {first_line(error)} Give the name or the folder of one, or "
                 "use pretrained=bundled, which is in this package"
             ) from error
         attention.check(self._config)
@@ -279,10 +279,6 @@ class SketchGPT2(HFLM):
                 counts.add(request.task_name or "", total.as_request())
         for gathered in self.gather_object(counts) or []:
             self.counts.merge(gathered)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _key(tokens: torch.Tensor) -> bytes:

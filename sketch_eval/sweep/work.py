@@ -18,7 +18,7 @@ from lm_eval.loggers.utils import add_env_info, add_tokenizer_info
 
 from sketch_eval import provenance
 from sketch_eval.config import CacheConfig
-from sketch_eval.errors import UsageError
+from sketch_eval.errors import UsageError, first_line
 from sketch_eval.statistics import AGGREGATIONS
 from sketch_eval.sweep.cells import arguments, name
 from sketch_eval.sweep.grid import Grid, Model
@@ -197,10 +197,9 @@ def _check_device(device: str | None) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(
-            f"model.device={device!r}: torch cannot use it here ({reason}); leave it out or give cpu, or --gpus 0 with "
-            "--on ray"
+            f"model.device={device!r}: torch cannot use it here ({first_line(error)}); leave it out or give cpu, or "
+            "--gpus 0 with --on ray"
         ) from error
 
 
