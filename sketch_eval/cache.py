@@ -187,6 +187,28 @@ class SketchCache(Cache):
                 total.update({name: tensor.nbytes for name, tensor in layer.state.tensors().items()})
         return dict(total)
 
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._select_traces(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        state = self.layers[0].state
+        if self.traced and state is not None:
+            rows = torch.arange(len(state.seen) // repeats, device=state.seen.device)
+            self._select_traces(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._select_traces(indices)
+
+    def _select_traces(self, rows: torch.Tensor) -> None:
+        """Make the traces those of the given rows, as the layers' stores were made."""
+        for layer, traces in enumerate(self._traces):
+            if traces:
+                whole = Trace.join(traces)
+                self._traces[layer] = [whole.select(rows.to(whole.victims.device))]
+
     def reset(self) -> None:
         super().reset()
         self._traces = [[] for _ in self.layers]

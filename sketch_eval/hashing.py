@@ -61,7 +61,7 @@ class SignHash:
         count = features * bits * depth
         words = [splitmix64(seed, stream, block) for block in range(-(-count // 64))]
         signs = [1.0 - 2.0 * (word >> bit & 1) for word in words for bit in range(64)]
-        self._planes = torch.tensor(signs[:count]).view(features, depth * bits)
+        self._planes = torch.tensor(signs[:count], dtype=torch.float32).view(features, depth * bits)
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
         """Codes `[..., depth]` int64 of vectors `[..., features]`, computed in float32."""

@@ -38,7 +38,7 @@ class LayerState:
         self.keys = keys.new_zeros(batch, heads, head_dim, slots).transpose(2, 3)
         self.values = keys.new_zeros(batch, heads, slots, head_dim)
         self.positions = torch.full((batch, slots), -1, dtype=torch.int32, device=keys.device)
-        self.counts = torch.ones(batch, slots, device=keys.device) if cell.counted else None
+        self.counts = torch.ones(batch, slots, dtype=torch.float32, device=keys.device) if cell.counted else None
         self.seen = torch.zeros(batch, dtype=torch.int32, device=keys.device)
         self.importance = SOURCES[cell.importance](cell, batch, slots, layer, keys.device)
         shape = self.importance.item_shape
@@ -98,6 +98,11 @@ class Trace:
             hidden=torch.cat([trace.hidden for trace in traces], 1),
             margins=torch.cat(margins, 1) if margins else None,
         )
+
+    def select(self, rows: torch.Tensor) -> Trace:
+        """The trace of the given rows of the batch."""
+        margins = None if self.margins is None else self.margins[rows]
+        return Trace(self.victims[rows], self.survivors[rows], self.hidden[rows], margins)
 
     @classmethod
     def empty(cls, batch: int, tokens: int, device: torch.device | str | None = None) -> Trace:

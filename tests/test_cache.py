@@ -249,3 +249,25 @@ def test_another_model_and_a_cell_without_a_bound_are_refused(model: GPT2LMHeadM
         SketchCache(model.config, CacheConfig(max_cache_size=None))
     with pytest.raises(UsageError, match="inputs_embeds"):
         model(inputs_embeds=torch.zeros(1, 2, 48), past_key_values=SketchCache(model.config, cell_of("count_min")))
+
+
+def test_a_trace_follows_its_rows_where_they_are_repeated_chosen_or_reordered(model: GPT2LMHeadModel) -> None:
+    tokens, later = torch.cat([text(1, 30), text(2, 30)]), text(3, 30)
+
+    def traced(prompt: torch.Tensor, change: str = "", argument: Any = None) -> SketchCache:
+        cache = SketchCache(model.config, cell_of("aggregate"), traced=True)
+        with torch.no_grad():
+            model(prompt, past_key_values=cache)
+            if change:
+                getattr(cache, change)(argument)
+            model(later.repeat(len(cache.layers[0].state.seen), 1), past_key_values=cache)
+        return cache
+
+    alone = [traced(row[None]).trace(1).victims[0] for row in tokens]
+    for change, argument, rows in (
+        ("batch_repeat_interleave", 2, [0, 0, 1, 1]),
+        ("batch_select_indices", torch.tensor([1]), [1]),
+        ("reorder_cache", torch.tensor([1, 0]), [1, 0]),
+    ):
+        victims = traced(tokens, change, argument).trace(1).victims
+        assert torch.equal(victims, torch.stack([alone[row] for row in rows])), change

@@ -167,3 +167,29 @@ def test_random_draws_are_uniform_and_differ_by_seed_and_layer() -> None:
     assert torch.allclose(draws.mean(1), torch.tensor(0.5), atol=0.02)
     assert torch.allclose(draws.var(1), torch.tensor(1 / 12), atol=0.004)
     assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.06
+
+
+@pytest.mark.parametrize("kind", SKETCHES.values(), ids=lambda kind: kind.name)
+def test_a_batch_that_is_not_the_sketchs_is_refused(kind: type[Sketch]) -> None:
+    """torch would reach the first streams alone, and say nothing."""
+    sketch = kind(8, 2, batch=2)
+    items = torch.zeros(1, 3, 2, dtype=torch.long) if kind is RaceSketch else torch.zeros(1, 3, dtype=torch.long)
+    with pytest.raises(UsageError, match="items of 1 streams: the sketch has 2"):
+        sketch.update(items, torch.ones(1, 3))
+    with pytest.raises(UsageError, match="items of 1 streams: the sketch has 2"):
+        sketch.estimate(items)
+    both = items.expand(2, *items.shape[1:])
+    with pytest.raises(UsageError, match=r"weights of shape \(2, 1\): items are of \(2, 3\)"):
+        sketch.update(both, torch.ones(2, 1))
+    assert not sketch.table.any()
+    sketch.update(both, torch.ones(2, 3))
+    assert (sketch.table.sum(-1).abs() == 3).all()
+
+
+@pytest.mark.parametrize("conservative", [False, True])
+@pytest.mark.parametrize("weight", [-1.0, float("nan")])
+def test_a_weight_below_nothing_is_refused_by_a_count_min(conservative: bool, weight: float) -> None:
+    sketch = CountMinSketch(8, 2, conservative=conservative)
+    with pytest.raises(UsageError, match=f"weights={weight}: a Count-Min Sketch takes none below 0"):
+        sketch.update(torch.tensor([[1, 2]]), torch.tensor([[1.0, weight]]))
+    assert not sketch.table.any()

@@ -42,10 +42,10 @@ def advance(
     scores = held.get("scores", scores)
     if "scores" in held:
         new_scores = torch.zeros_like(new_scores)
-    table = held.get("sketch", torch.zeros(batch, 1, 1))
-    counts = torch.ones(batch, slots) if state.counts is None else state.counts
+    table = held.get("sketch", torch.zeros(batch, 1, 1, dtype=torch.float32))
+    counts = torch.ones(batch, slots, dtype=torch.float32) if state.counts is None else state.counts
     keys, values = state.keys.transpose(2, 3).float().contiguous(), state.values.float().contiguous()
-    output = torch.empty(batch, length, heads, head_dim)
+    output = torch.empty(batch, length, heads, head_dim, dtype=torch.float32)
     trace = Trace.empty(batch, length)
 
     sinks, recent = cell.protected(cell.max_cache_size)
@@ -79,7 +79,7 @@ def _split(tags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Tags as cells int32 `[batch, n, depth]` and as scores float32 `[batch, n]`, one of which is a placeholder."""
     batch, n = tags.shape[:2]
     if tags.dim() == 3:
-        return tags.int().contiguous(), torch.zeros(batch, n)
+        return tags.int().contiguous(), torch.zeros(batch, n, dtype=torch.float32)
     return torch.zeros(batch, n, 1, dtype=torch.int32), tags.float().contiguous()
 
 

@@ -18,6 +18,8 @@ COUNT_MIN, COUNT_SKETCH, RACE, EXACT, LAST, FIXED, KNORM = range(7)
 
 _F = np.float32
 _MAX_GAIN = _F(2.0**40)
+_LEAST = _F(-np.inf)
+"""The importance of a pair whose estimate is not a number."""
 
 
 def _compiled(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -343,7 +345,9 @@ def scan(  # type: ignore[no-untyped-def]
         if 0 < visible < m:
             for s in range(m):
                 estimate = _read(source, table, cells[s], gain, row) if sketched else scores[s]
-                importance[s] = estimate / _F(t - positions[s] + 1) if by_age else estimate
+                if by_age:
+                    estimate /= _F(t - positions[s] + 1)
+                importance[s] = _LEAST if np.isnan(estimate) else estimate
             hidden[i] = _mark_visible(seen, rank, importance, positions, t, visible, visible_sinks, visible_recent, m)
         _attend(query, keys, values, logn, seen, p, exponent, power, mass, out[i], m)
 
@@ -361,7 +365,7 @@ def scan(  # type: ignore[no-untyped-def]
                 _add_conservatively(table, cells, part, importance, done, m)
             else:
                 for s in range(m):
-                    if mass[s] > _F(0.0):
+                    if mass[s] != _F(0.0):
                         _add(table, cells[s], mass[s] * gain)
         elif source == EXACT:
             for s in range(m):
@@ -381,6 +385,8 @@ def scan(  # type: ignore[no-untyped-def]
             estimate = _read(source, table, cells[s], gain, row) if sketched else scores[s]
             if by_age:
                 estimate /= _F(t - positions[s] + 1)
+            if np.isnan(estimate):
+                estimate = _LEAST
             if victim < 0 or estimate < least or (estimate == least and positions[s] < positions[victim]):
                 least, victim = estimate, s
         victims[i] = positions[victim]
@@ -397,17 +403,8 @@ def scan(  # type: ignore[no-untyped-def]
                 counts[into] = total
                 logn[into] = np.log(total)
                 norms[into] = _norm(keys, into)
-                if sketched:
-                    given = _read(source, table, cells[victim], gain, row) * gain
-                    if conservative:
-                        part[0] = given
-                        _add_conservatively(table, cells[into : into + 1], part, importance, done, 1)
-                    else:
-                        _add(table, cells[into], given)
-                elif source == KNORM:
+                if source == KNORM:
                     scores[into] = -norms[into]
-                elif source != FIXED:
-                    scores[into] += scores[victim]
         positions[victim] = -1
         m -= 1
         slot = victim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ class Oracle:
         decided.hidden = len(self.pairs) - len(visible)
         keys = torch.stack([pair.key for pair in visible], dim=1)
         values = torch.stack([pair.value for pair in visible], dim=1)
-        logn = torch.tensor([pair.n for pair in visible]).log()
+        logn = torch.tensor([pair.n for pair in visible], dtype=torch.float32).log()
         weights = torch.softmax(torch.einsum("hd,hsd->hs", q.float(), keys) * scaling + logn, dim=-1)
         output = torch.einsum("hs,hsd->hd", weights, values)
 
@@ -132,7 +133,8 @@ class Oracle:
 
     def _importance(self, pair: Pair) -> float:
         estimate = self._estimate(pair)
-        return estimate / (self.t - pair.position + 1) if self.cell.normalize == "age" else estimate
+        importance = estimate / (self.t - pair.position + 1) if self.cell.normalize == "age" else estimate
+        return -math.inf if math.isnan(importance) else importance
 
     def _estimate(self, pair: Pair) -> float:
         match self.cell.importance:
@@ -152,16 +154,15 @@ class Oracle:
         for pair in candidates:
             norms = (pair.key.norm() * victim.key.norm()).clamp(min=1e-12)
             cosine[pair.position] = ((pair.key * victim.key).sum() / norms).item()
+        candidates = [pair for pair in candidates if not math.isnan(cosine[pair.position])]
+        if not candidates:
+            return -1
         survivor = min(candidates, key=lambda pair: (-cosine[pair.position], pair.position))
         decided.look_at(cosine[survivor.position], cosine.values())
-        estimate = self._estimate(victim)
         n = survivor.n + victim.n
         survivor.key = (survivor.key * survivor.n + victim.key * victim.n) / n
         survivor.value = (survivor.value * survivor.n + victim.value * victim.n) / n
         survivor.n = n
-        survivor.score += victim.score
-        if self.sketch is not None:
-            self.sketch.update(survivor.item[None, None], torch.tensor([[estimate]]))
         return survivor.position
 
     def _item(self, token: int, key: torch.Tensor) -> torch.Tensor:
@@ -198,7 +199,7 @@ def advance(
     batch, heads, length, head_dim = q.shape
     output = v.new_zeros(batch, length, heads, head_dim)
     trace = Trace.empty(batch, length)
-    trace.margins = torch.full((batch, length), float("inf"))
+    trace.margins = torch.full((batch, length), float("inf"), dtype=torch.float32)
     for b in range(batch):
         sequence = Oracle(state.cell, state.layer)
         for i in valid[b].nonzero().flatten().tolist():

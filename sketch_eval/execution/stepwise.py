@@ -123,11 +123,10 @@ def _bound(
         norms = keys.norm(dim=-1)
         of_victim = keys.gather(1, at[:, :, None].expand(-1, 1, keys.shape[-1]))
         cosine = (keys * of_victim).sum(-1) / (norms * norms.gather(1, at)).clamp(min=1e-12)
-        partners = unprotected.scatter(1, at, False)
+        partners = unprotected.scatter(1, at, False) & ~cosine.isnan()
         survivor = _least(-cosine, position, partners)
         folds = full & partners.any(1)
         trace.survivors[:, i] = torch.where(folds, position.gather(1, survivor[:, None])[:, 0], -1)
-        state.importance.fold(tags, victim, survivor, folds)
         _fold(state, victim, survivor, folds)
     state.positions.scatter_(1, at, torch.where(full, -1, position.gather(1, at)[:, 0]).int()[:, None])
 
@@ -147,9 +146,13 @@ def _fold(state: LayerState, victim: torch.Tensor, survivor: torch.Tensor, folds
 
 
 def _importance(state: LayerState, age: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-    """Importance of every slot, float32 `[batch, slots]`; anything for a free one."""
+    """Importance of every slot, float32 `[batch, slots]`; anything for a free one.
+
+    An estimate that is not a number is below all that are: a defect in the numbers must not protect a pair.
+    """
     estimate = state.importance.read(tags)
-    return estimate / (age + 1) if state.cell.normalize == "age" else estimate
+    importance = estimate / (age + 1) if state.cell.normalize == "age" else estimate
+    return importance.masked_fill(importance.isnan(), float("-inf"))
 
 
 def _least(value: torch.Tensor, position: torch.Tensor, among: torch.Tensor) -> torch.Tensor:

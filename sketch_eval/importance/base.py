@@ -62,9 +62,6 @@ class Importance(ABC):
     def account(self, tags: torch.Tensor, mass: torch.Tensor, live: torch.Tensor) -> None:
         """Account a query's mass float32 `[batch, slots]`, for the sequences that are `live`, bool `[batch]`."""
 
-    def fold(self, tags: torch.Tensor, victim: torch.Tensor, survivor: torch.Tensor, folds: torch.Tensor) -> None:
-        """Give the survivor the victim's estimate: slots `[batch]`, where `folds`, bool `[batch]`."""
-
     def select(self, rows: torch.Tensor) -> None:
         """Make the batch the given rows of it."""
 
@@ -74,4 +71,4 @@ class Importance(ABC):
 
     def _decay(self, live: torch.Tensor) -> torch.Tensor:
         """The factor of each sequence, float32 `[batch]`."""
-        return torch.where(live, self.cell.decay, 1.0)
+        return torch.ones_like(live, dtype=torch.float32).masked_fill(live, self.cell.decay)

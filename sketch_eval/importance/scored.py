@@ -13,17 +13,13 @@ class Scored(Importance):
 
     def __init__(self, cell: CacheConfig, batch: int, slots: int, layer: int, device: torch.device) -> None:
         super().__init__(cell, batch, slots, layer, device)
-        self.scores = torch.zeros(batch, slots, device=device)
+        self.scores = torch.zeros(batch, slots, dtype=torch.float32, device=device)
 
     def read(self, tags: torch.Tensor) -> torch.Tensor:
         return self.scores
 
     def arrive(self, slot: torch.Tensor) -> None:
         self.scores.scatter_(1, slot[:, None], 0.0)
-
-    def fold(self, tags: torch.Tensor, victim: torch.Tensor, survivor: torch.Tensor, folds: torch.Tensor) -> None:
-        given = torch.where(folds[:, None], self.scores.gather(1, victim[:, None]), 0.0)
-        self.scores.scatter_add_(1, survivor[:, None], given)
 
     def select(self, rows: torch.Tensor) -> None:
         self.scores = self.scores[rows]

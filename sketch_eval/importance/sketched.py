@@ -38,11 +38,6 @@ class Sketched(Importance):
             self.sketch.scale(self._decay(live))
         self.sketch.add(tags, mass)
 
-    def fold(self, tags: torch.Tensor, victim: torch.Tensor, survivor: torch.Tensor, folds: torch.Tensor) -> None:
-        estimate = self.read(tags).gather(1, victim[:, None])
-        cells = tags.gather(1, survivor[:, None, None].expand(-1, 1, tags.shape[-1]))
-        self.sketch.add(cells, torch.where(folds[:, None], estimate, 0.0))
-
     def select(self, rows: torch.Tensor) -> None:
         self.sketch.table = self.sketch.table[rows]
 

@@ -15,6 +15,10 @@ class Sketch(ABC):
 
     Items are hashed to cells once (`locate`), so that a caller that meets an item at every step can keep its cells.
 
+    Cells are float32: one that holds 2²⁴ times a weight is no longer changed by adding that weight. With decay γ < 1 no
+    cell exceeds the largest mass of a step over 1 - γ, and it is never met; a stream of any length that nothing decays
+    wants `scale` or a new sketch before that.
+
     Args:
         width: cells in a row.
         depth: rows, each with its own hash.
@@ -46,7 +50,7 @@ class Sketch(ABC):
             if value < 1:
                 raise UsageError(f"{argument}={value}: a sketch needs at least 1")
         self.width, self.depth, self.seed, self.stream = width, depth, seed, stream
-        self.table = torch.zeros(batch, depth, width, device=device)
+        self.table = torch.zeros(batch, depth, width, dtype=torch.float32, device=device)
 
     @abstractmethod
     def locate(self, items: torch.Tensor) -> torch.Tensor:
@@ -58,21 +62,38 @@ class Sketch(ABC):
 
     def add(self, cells: torch.Tensor, weights: torch.Tensor) -> None:
         """Add weights `[batch, n]` at located cells; items that come twice add up."""
+        self._check(cells, weights)
         signed = torch.where(cells < 0, -weights.unsqueeze(-1), weights.unsqueeze(-1).expand_as(cells))
         self.table.scatter_add_(2, _columns(cells).transpose(1, 2), signed.transpose(1, 2).to(self.table.dtype))
 
     def read(self, cells: torch.Tensor) -> torch.Tensor:
         """Estimates float32 `[batch, n]` at located cells."""
+        self._check(cells)
         rows = self.table.gather(2, _columns(cells).transpose(1, 2)).transpose(1, 2)
         return self._combine(torch.where(cells < 0, -rows, rows))
 
     def update(self, items: torch.Tensor, weights: torch.Tensor) -> None:
-        """Add weights float32 `[batch, n]` to items."""
+        """Add weights float32 `[batch, n]` to items `[batch, n]`.
+
+        Raises:
+            UsageError: the batch is not the sketch's, or weights and items are not of one shape.
+        """
         self.add(self.locate(items), weights)
 
     def estimate(self, items: torch.Tensor) -> torch.Tensor:
         """Estimated weight float32 `[batch, n]` of items."""
         return self.read(self.locate(items))
+
+    def _check(self, cells: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Refuse cells of another batch: torch would reach its first streams, and say nothing of the others."""
+        if len(cells) != len(self.table):
+            raise UsageError(
+                f"items of {len(cells)} streams: the sketch has {len(self.table)}; give a row of items for each"
+            )
+        if weights is not None and weights.shape != cells.shape[:2]:
+            raise UsageError(
+                f"weights of shape {tuple(weights.shape)}: items are of {tuple(cells.shape[:2])}, and each has one"
+            )
 
     def scale(self, factor: float | torch.Tensor) -> None:
         """Multiply everything counted so far: decay by γ is `scale(γ)` before each update.

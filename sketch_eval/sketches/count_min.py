@@ -51,6 +51,17 @@ class CountMinSketch(Sketch):
     def locate(self, items: torch.Tensor) -> torch.Tensor:
         return self._hash(items)
 
+    def update(self, items: torch.Tensor, weights: torch.Tensor) -> None:
+        """As in `Sketch`.
+
+        Raises:
+            UsageError: as in `Sketch`, or a weight is below 0 or no number, and no estimate would bound the truth.
+        """
+        if not (weights >= 0).all():
+            worst = weights[~(weights >= 0)][0].item()
+            raise UsageError(f"weights={worst}: a Count-Min Sketch takes none below 0; use a CountSketch")
+        super().update(items, weights)
+
     def _combine(self, rows: torch.Tensor) -> torch.Tensor:
         return rows.amin(-1)
 
@@ -58,6 +69,7 @@ class CountMinSketch(Sketch):
         if not self.conservative:
             super().add(cells, weights)
             return
+        self._check(cells, weights)
         # Weights of one item add up first; then each cell rises to the largest new estimate among its items. Items
         # that share all their cells cannot be told apart, and may be taken as one.
         same = (cells.unsqueeze(1) == cells.unsqueeze(2)).all(-1)
