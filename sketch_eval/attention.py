@@ -54,8 +54,16 @@ def enable(model: PreTrainedModel) -> None:
         model.base_model.register_forward_pre_hook(_announce, with_kwargs=True)
 
 
-def check(config: Any) -> None:
-    """Raise a UsageError unless the config is of a model that `enable` takes."""
+def check(config: Any, max_length: Any = None) -> None:
+    """Refuse a model that `enable` does not take, and texts longer than it has positions for.
+
+    Args:
+        config: the model's config.
+        max_length: tokens of the longest text, as it was asked for; None is all the model's positions.
+
+    Raises:
+        UsageError: it is no plain GPT-2, or max_length is no number from 1 to its positions.
+    """
     if config.model_type != "gpt2":
         raise UsageError(
             f"pretrained={config.name_or_path!r} is a {config.model_type} model; give a GPT-2 one, such as gpt2, "
@@ -63,6 +71,11 @@ def check(config: Any) -> None:
         )
     if config.add_cross_attention:
         raise UsageError(f"pretrained={config.name_or_path!r} has cross-attention; give a plain GPT-2 language model")
+    positions = config.n_positions
+    if max_length is not None and not (isinstance(max_length, int) and 1 <= max_length <= positions):
+        raise UsageError(
+            f"max_length={max_length!r}: the model has {positions} positions; give 1 to {positions}, or leave it out"
+        )
 
 
 def _announce(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:

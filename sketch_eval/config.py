@@ -60,6 +60,12 @@ class CacheConfig(BaseModel):
         """lm-eval's command line hands over `None` as a string."""
         return None if isinstance(value, str) and value.lower() in ("none", "null", "full") else value
 
+    @field_validator("normalize", mode="before")
+    @classmethod
+    def _read_nothing(cls, value: Any) -> Any:
+        """lm-eval's parser of strings makes None of `none`; its command line does not."""
+        return "none" if value is None else value
+
     @field_validator("sinks", "recent")
     @classmethod
     def _is_share(cls, value: Share) -> Share:
@@ -116,6 +122,25 @@ class CacheConfig(BaseModel):
         if self.topk is None or self.max_cache_size is None or self.topk >= self.max_cache_size:
             return None
         return self.topk
+
+    @property
+    def ranks(self) -> bool:
+        """Whether `importance` ever has a choice: of two victims or more, or of pairs to see."""
+        if self.max_cache_size is None:
+            return False
+        choice = self.max_cache_size + 1 - sum(self.protected(self.max_cache_size)) > 1
+        if self.visible is not None:
+            sinks, recent = self.protected(self.visible)
+            choice |= self.visible > sinks + max(recent, 1)
+        return choice
+
+    @property
+    def no_choice(self) -> str:
+        """What to say of a cell that does not `rank`."""
+        return (
+            f"max_cache_size={self.max_cache_size}: sinks={self.sinks} and recent={self.recent} protect all but the "
+            f"one pair that leaves, so importance={self.importance} has no choice; lower recent or raise max_cache_size"
+        )
 
     @property
     def counted(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from types import TracebackType
 
 
@@ -22,8 +23,18 @@ def report_in_one_line() -> None:
 def _one_line_excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, UsageError):
         print(f"sketch_eval: error: {error}", file=sys.stderr)
+    elif isinstance(error, OSError) and _passed_through("datasets.load", trace):
+        print(
+            f"sketch_eval: error: tasks: {first_line(error)}: a task's documents cannot be had; check the network, or "
+            "name tasks that need none, such as stdlib_text or recall",
+            file=sys.stderr,
+        )
     else:
         _previous_excepthook(kind, error, trace)
+
+
+def _passed_through(module: str, trace: TracebackType | None) -> bool:
+    return any(frame.f_globals.get("__name__") == module for frame, _ in traceback.walk_tb(trace))
 
 
 _previous_excepthook = sys.excepthook

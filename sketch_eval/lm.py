@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import inspect
 import itertools
 import json
+import logging
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from functools import cached_property
@@ -18,6 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows
 
 from sketch_eval import attention, bundled, provenance
+from sketch_eval.arguments import check_arguments, check_generation, check_tokenizer, find_device, unwrap
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CacheConfig, nearest
 from sketch_eval.counts import Count, Counts, passed
@@ -25,13 +26,6 @@ from sketch_eval.errors import UsageError, first_line, report_in_one_line
 from sketch_eval.ledger import ledger
 
 report_in_one_line()  # lm-eval's command line imports this module when it is asked for the model.
-
-_HFLM_ARGUMENTS = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"}
-_LOADING_ARGUMENTS = {
-    "cache_dir", "code_revision", "force_download", "local_files_only", "low_cpu_mem_usage", "proxies",
-    "quantization_config", "token", "torch_dtype", "use_safetensors", "variant", "weights_only",
-}  # fmt: skip
-"""What HFLM passes on to `from_pretrained`."""
 
 _HARMLESS = {"batch_size", "max_batch_size", "logits_cache", "max_cpu_memory", "max_memory_per_gpu", "offload_folder"}
 """Arguments of HFLM that decide no score."""
@@ -41,6 +35,8 @@ _NOTHING_SCORED: tuple[SketchCache | None, torch.Tensor, Iterator[int]] = (None,
 _CPU_BATCH = 8
 """What batch_size=auto is on a CPU."""
 
+_log = logging.getLogger(__name__)
+
 _CACHE_OWNER = "sketch_eval:owner"
 
 
@@ -48,29 +44,31 @@ class SketchGPT2(HFLM):
     """GPT-2 with a KV cache of at most `max_cache_size` pairs a layer (DESIGN §2).
 
     Args:
-        pretrained: a GPT-2 by hub name or folder, a loaded one, or `bundled` for the model in this package.
+        pretrained: a GPT-2 by hub name or folder, a loaded one (with a PEFT adapter or without), or `bundled` for the
+            model in this package.
         backend: `causal`, or `default`, which is the same here.
-        device: as in HFLM; by default CUDA where there is one, else the CPU.
+        device: as in HFLM, or the number of a CUDA device; by default CUDA where there is one, else the CPU.
         **arguments: those of `CacheConfig`, and HFLM's own.
 
     Raises:
-        UsageError: a bad argument, a model that is not GPT-2 or cannot be had; before any weights are loaded.
+        UsageError: a bad argument, a model that is not GPT-2 or cannot be had, a tokenizer that is not its own; before
+            any weights are loaded.
     """
 
     def __init__(
-        self, pretrained: Any = "gpt2", backend: str = "default", device: str | None = None, **arguments: Any
+        self, pretrained: Any = "gpt2", backend: str = "default", device: str | int | None = None, **arguments: Any
     ) -> None:
         given = {name: arguments.pop(name) for name in list(arguments) if name in CacheConfig.model_fields}
         self.cell = CacheConfig.parse(**given)
-        _check_arguments(backend, arguments)
+        check_arguments(backend, arguments)
+        device = find_device(device)
+        self._adapted = bool(arguments.get("peft"))
         self._options = {name: str(value) for name, value in sorted(arguments.items()) if name not in _HARMLESS}
-        # lm-eval's command line says cuda:0 where nobody asked for a device.
-        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._length_asked = arguments.get("max_length")
         if pretrained == "bundled":
             pretrained = bundled.path()
         elif not isinstance(pretrained, str):
-            attention.check(pretrained.config)
+            attention.check(unwrap(pretrained).config, self._length_asked)
         try:
             super().__init__(pretrained=pretrained, backend="causal", device=device, **arguments)
         except OSError as error:
@@ -79,11 +77,12 @@ class SketchGPT2(HFLM):
                 f"{first_line(error)} Check the name, the other arguments and the network, or use pretrained=bundled, "
                 "which is in this package"
             ) from error
-        # PEFT wraps the GPT-2 that has the layers.
-        self._gpt2 = self.model.get_base_model() if self.peft else self.model
+        self._gpt2 = unwrap(self.model)
         if self.cell.max_cache_size is not None:
             attention.enable(self._gpt2)
-        self.counts = Counts()
+            if not self.cell.ranks:
+                _log.warning(self.cell.no_choice)
+        self._forget_counts()
         self._asked: list[Count] = []
         self._scored = _NOTHING_SCORED
         self._passes: dict[bytes, Count] = {}
@@ -105,19 +104,44 @@ class SketchGPT2(HFLM):
                 f"pretrained={pretrained!r} is no GPT-2: {first_line(error)} Give the name or the folder of one, or "
                 "use pretrained=bundled, which is in this package"
             ) from error
-        attention.check(self._config)
+        attention.check(self._config, self._length_asked)
+
+    def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **arguments: Any) -> None:
+        """HFLM's, held to the model; an adapter by name may bring tokens, for which HFLM enlarges the embedding."""
+        try:
+            super()._create_tokenizer(pretrained, tokenizer, **arguments)
+        except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
+            what = f"tokenizer={tokenizer!r}" if tokenizer else f"the tokenizer of pretrained={pretrained!r}"
+            raise UsageError(
+                f"{what} could not be loaded: {first_line(error)} Give tokenizer the name or the folder of the model's "
+                "own"
+            ) from error
+        check_tokenizer(self.tokenizer, None if self._adapted else self._config.vocab_size)
+
+    def _create_model(self, *args: Any, **arguments: Any) -> None:
+        """HFLM's; what fails after the model itself is there is the fault of what is added to it."""
+        try:
+            super()._create_model(*args, **arguments)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            added = next((name for name in ("peft", "delta") if arguments.get(name)), None)
+            if added is None or not hasattr(self, "_model"):
+                raise
+            raise UsageError(
+                f"{added}={arguments[added]!r} could not be added to the model: {first_line(error)} Give one that was "
+                "made for it"
+            ) from error
 
     # Scoring. HFLM pads a batch on the right and tells `_model_call` no lengths; it then selects each row's logits,
     # in order, and says how long the row is. Calls that only probe for a batch size select nothing.
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        self._asked = []
+        self._begin("loglikelihood")
         answers = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         self._count(requests, [1] * len(requests))
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        self._asked = []
+        self._begin("loglikelihood_rolling")
         answers = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         self._count(requests, [self._windows(request.args[0]) for request in requests])
         return answers
@@ -167,21 +191,39 @@ class SketchGPT2(HFLM):
         # HFLM batches requests with the same settings; one call for each setting tells their counts apart as well.
         groups: defaultdict[str, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
+            check_generation(request.args[1], self._gpt2.generation_config)
             groups[repr(request.args[1])].append(index)
+        self._begin("generate_until")
         answers, asked = [""] * len(requests), [Count()] * len(requests)
-        for group in groups.values():
-            self._answers.clear()
-            texts = super().generate_until([requests[index] for index in group], disable_tqdm=disable_tqdm)
-            for index, text in zip(group, texts, strict=True):
-                answers[index] = text
-                asked[index] = self._answers[requests[index].args[0]].popleft()
+        size: Any = self.batch_size_per_gpu  # type: ignore[has-type]
+        if size == "auto":
+            # Once, and not in each call: processes find the least of their sizes together, and need not have as many
+            # settings.
+            self.batch_size_per_gpu = self._detect_batch_size()
+        try:
+            for group in groups.values():
+                self._answers.clear()
+                texts = super().generate_until([requests[index] for index in group], disable_tqdm=disable_tqdm)
+                for index, text in zip(group, texts, strict=True):
+                    answers[index] = text
+                    asked[index] = self._answers[requests[index].args[0]].popleft()
+        finally:
+            self.batch_size_per_gpu = size
         self._asked = asked
         self._count(requests, [1] * len(requests))
         return answers
 
     def tok_batch_encode(self, strings: list[str], *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         self._contexts = list(strings)  # The rows of the batch that is generated next.
-        return super().tok_batch_encode(strings, *args, **kwargs)
+        tokens, mask = super().tok_batch_encode(strings, *args, **kwargs)
+        for string, length in zip(strings, mask.sum(1).tolist(), strict=True):
+            _check_tokens(string, length)
+        return tokens, mask
+
+    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+        tokens = super().tok_encode(string, *args, **kwargs)
+        _check_tokens(string, len(tokens))
+        return tokens
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation: Any
@@ -233,7 +275,12 @@ class SketchGPT2(HFLM):
             )
 
     def get_model_info(self) -> dict[str, Any]:
-        """HFLM's, and under `sketch_eval` the cell, the ledger, the counts and what identifies the run."""
+        """HFLM's, and under `sketch_eval` the cell, the ledger, the counts and what identifies the run.
+
+        The counts are of one evaluation: the requests since the last report, and each kind of request once, as lm-eval
+        asks for them.
+        """
+        self._reported = True
         report = {
             **self._identity(),
             "device": str(self.device),
@@ -262,12 +309,23 @@ class SketchGPT2(HFLM):
             "model_fingerprint": provenance.fingerprint(self.model),
             "tokenizer_fingerprint": provenance.tokenizer_fingerprint(self.tokenizer),
             "versions": provenance.versions(),
+            "sources": provenance.sources(),
             "commit": provenance.commit(),
         }
 
     def _new_cache(self) -> SketchCache | None:
         """A cache for one batch, dropped after it; None where the model keeps its own, full one."""
         return None if self.cell.max_cache_size is None else SketchCache(self._gpt2.config, self.cell, traced=True)
+
+    def _begin(self, kind: str) -> None:
+        """A kind of request comes; where it came before, or the counts were reported, so does another evaluation."""
+        if self._reported or kind in self._kinds:
+            self._forget_counts()
+        self._kinds.add(kind)
+        self._asked = []
+
+    def _forget_counts(self) -> None:
+        self.counts, self._kinds, self._reported = Counts(), set[str](), False
 
     def _count(self, requests: list[Instance], passes: list[int]) -> None:
         """Count what was asked for, but not what lm-eval asks for once more to give each process as much to do."""
@@ -281,20 +339,10 @@ class SketchGPT2(HFLM):
             self.counts.merge(gathered)
 
 
+def _check_tokens(string: str, tokens: int) -> None:
+    if string and not tokens:
+        raise UsageError(f"tokenizer: no tokens for {string[:40]!r}, which would seem certain; give another")
+
+
 def _key(tokens: torch.Tensor) -> bytes:
     return tokens.cpu().numpy().tobytes()
-
-
-def _check_arguments(backend: str, arguments: dict[str, Any]) -> None:
-    if backend not in ("default", "causal"):
-        raise UsageError(f"backend={backend!r}: GPT-2 is a causal language model; leave backend out")
-    if arguments.get("tp_plan") is not None:
-        raise UsageError(f"tp_plan={arguments['tp_plan']!r}: a layer's heads share one sketch; leave tp_plan out")
-    for name in ("dtype", "softmax_dtype", "mixed_precision_dtype"):
-        dtype = arguments.get(name)
-        if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise UsageError(f"{name}={dtype!r} is no dtype of torch; give float32, bfloat16 or float16")
-    known = {*CacheConfig.model_fields, *_HFLM_ARGUMENTS, *_LOADING_ARGUMENTS}
-    for name, value in arguments.items():
-        if name not in known:
-            raise UsageError(f"{name}={value!r} is not an argument of sketch_gpt2{nearest(name, known)}")

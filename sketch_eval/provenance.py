@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -12,17 +13,33 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+COSMETIC = {
+    "_from_model_config", "_name_or_path", "architectures", "base_model_name_or_path", "dtype", "id2label",
+    "inference_mode", "label2id", "output_attentions", "output_hidden_states", "peft_version", "problem_type",
+    "return_dict", "revision", "torch_dtype", "transformers_version", "use_cache",
+}  # fmt: skip
+"""Settings of a config that change no number of a pass; the weights' own dtypes are in the fingerprint anyway."""
+
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 of a model's weights, by name, dtype and value, and of the settings that its pass depends on."""
+    """SHA-256 of a model: its weights by name, dtype and value, and every setting that is not known to be cosmetic.
+
+    The settings are those of its config, of how it generates, and of its PEFT adapters where it has some.
+    """
     digest = hashlib.sha256()
-    config = model.config.to_dict()
-    settings = ("activation_function", "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx")
-    digest.update(repr([(name, config.get(name)) for name in settings]).encode())
+    configs = [model.config.to_dict(), model.generation_config.to_diff_dict()]
+    configs += [config.to_dict() for _, config in sorted(getattr(model, "peft_config", {}).items())]
+    settings = [{name: value for name, value in config.items() if name not in COSMETIC} for config in configs]
+    digest.update(json.dumps(settings, sort_keys=True, default=_plain).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A setting that JSON has no word for."""
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from hub import words, write_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sketch_eval.attention import enable
@@ -23,10 +24,18 @@ hypothesis.settings.load_profile("default")
 SHARED = Path(__file__).parents[2] / "shared"
 
 
-def tiny_gpt2(seed: int, layers: int = 2, heads: int = 3, vocabulary: int = 61) -> GPT2LMHeadModel:
-    """A random GPT-2 with 256 positions, its weights large enough for attention that prefers something."""
+def tiny_gpt2(
+    seed: int, layers: int = 2, heads: int = 3, vocabulary: int = 61, positions: int = 256
+) -> GPT2LMHeadModel:
+    """A random GPT-2, its weights large enough for attention that prefers something."""
     torch.manual_seed(seed)
-    sizes = {"vocab_size": vocabulary, "n_layer": layers, "n_embd": 16 * heads, "n_head": heads, "n_positions": 256}
+    sizes = {
+        "vocab_size": vocabulary,
+        "n_layer": layers,
+        "n_embd": 16 * heads,
+        "n_head": heads,
+        "n_positions": positions,
+    }
     config = GPT2Config(**sizes, initializer_range=0.25, bos_token_id=0, eos_token_id=0)
     model = GPT2LMHeadModel(config).eval()
     enable(model)
@@ -44,6 +53,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no lent data at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a random GPT-2 with a tokenizer."""
+    folder = tmp_path_factory.mktemp("model") / "random"
+    write_model(folder, [words(400)])
+    return str(folder)
 
 
 # A sweep of three documents, made once for all tests.

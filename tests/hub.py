@@ -51,3 +51,10 @@ def add_dataset(home: Path, name: str, config: str, column: str, splits: dict[st
         infos.add(SplitInfo(name=split, num_bytes=size, num_examples=count, dataset_name=short))
     about = {"builder_name": "parquet", "dataset_name": short, "config_name": config, "version": Version("0.0.0")}
     DatasetInfo(features=features, splits=infos, **about).write_to_directory(str(folder))
+
+
+WORDS = "the quick brown fox jumps over a lazy dog while seven old wizards mix strange black potions quietly".split()
+
+
+def words(count: int, start: int = 0, step: int = 5) -> str:
+    return " ".join(WORDS[(start + step * i + i // 7) % len(WORDS)] for i in range(count))

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hub import write_model
+from hub import words
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from sketch_eval import UsageError
 from sketch_eval.cache import SketchCache
 from sketch_eval.lm import SketchGPT2
+from sketch_eval.provenance import fingerprint
 
 LAYERS = 2
-WORDS = "the quick brown fox jumps over a lazy dog while seven old wizards mix strange black potions quietly".split()
-
-
-def words(count: int, start: int = 0, step: int = 5) -> str:
-    return " ".join(WORDS[(start + step * i + i // 7) % len(WORDS)] for i in range(count))
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "random"
-    write_model(folder, [words(400)])
-    return str(folder)
 
 
 def requests(kind: str, *arguments: tuple[Any, ...], task: str = "made_up") -> list[Instance]:
@@ -222,45 +214,6 @@ def test_results_say_what_is_needed_to_run_them_again(checkpoint: str) -> None:
     assert other.get_model_info()["sketch_eval"]["model_fingerprint"] != info["model_fingerprint"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"strategy": "top"}, "strategy='top': should be 'topk' or 'aggregate' (did you mean topk?)"),
-        ({"max_cache_size": 0}, "max_cache_size=0: should be greater than or equal to 1"),
-        ({"max_cache_size": 8.5}, "max_cache_size=8.5: should be a valid integer"),
-        ({"max_cache_size": "None", "topk": 4}, "topk=4 needs a bounded cache"),
-        ({"strategy": "aggregate", "topk": 4}, "topk=4 goes with strategy=topk"),
-        ({"width": 0}, "width=0: should be greater than or equal to 1"),
-        ({"decay": 1.5}, "decay=1.5: should be less than or equal to 1"),
-        ({"recent": 1.5}, "recent=1.5: should be a whole number of tokens, or a fraction below 1"),
-        ({"max_cache_size": 6, "sinks": 4}, "sinks=4 and recent=0.75 protect 8 pairs, more than max_cache_size=6"),
-        ({"importance": "h2o"}, "or 'knorm'; the control h2o is importance=exact,decay=1.0"),
-        ({"importance": "race", "conservative": True}, "conservative=True is a Count-Min update"),
-        ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
-        ({"tp_plan": "auto"}, "tp_plan='auto': a layer's heads share one sketch"),
-        ({"recent": float("inf")}, "recent=inf: should be a finite number"),
-        ({"dtype": "foo"}, "dtype='foo' is no dtype of torch"),
-        ({"backend": "seq2seq"}, "backend='seq2seq': GPT-2 is a causal language model"),
-    ],
-)
-def test_bad_input_is_one_line_that_says_what_would_do_before_a_model_is_looked_for(
-    arguments: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UsageError) as error:
-        SketchGPT2(pretrained="no/such-model", **arguments)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_another_architecture_is_refused_before_its_weights_are_looked_for(tmp_path: Path) -> None:
-    GPTNeoXConfig().save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="is a gpt_neox model; give a GPT-2 one"):
-        SketchGPT2(pretrained=str(tmp_path))
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="is no GPT-2: Unrecognized model"):
-        SketchGPT2(pretrained=str(tmp_path))
-
-
 def test_an_adapter_runs_on_the_bounded_cache(checkpoint: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_pretrained(checkpoint)
@@ -272,3 +225,111 @@ def test_an_adapter_runs_on_the_bounded_cache(checkpoint: str, tmp_path: Path) -
     ]
     assert_same([logprob for logprob, _ in scored[1]], [logprob for logprob, _ in scored[0]])
     assert scored[1] != scored[2] != scored[3]
+
+
+def test_a_loaded_adapter_scores_as_its_name_does(checkpoint: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(checkpoint)
+    adapted = get_peft_model(base, LoraConfig(target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True))
+    adapted.save_pretrained(tmp_path)
+    for cap in (None, 16):
+        named = make(checkpoint, peft=str(tmp_path), max_cache_size=cap)
+        loaded = SketchGPT2(
+            pretrained=PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(checkpoint), tmp_path),
+            tokenizer=named.tokenizer, batch_size=4, max_length=256, max_cache_size=cap,
+        )  # fmt: skip
+        assert answers(loaded) == answers(named)
+        assert fingerprint(loaded.model) == fingerprint(named.model)
+
+
+def test_whatever_changes_a_pass_changes_the_models_fingerprint(checkpoint: str, tmp_path: Path) -> None:
+    """Equal weights in 2 and in 4 heads are two models; a folder's name and the library's version are not."""
+    found = {}
+    for changes in ({}, {"n_head": 4}, {"scale_attn_weights": False}, {"layer_norm_epsilon": 1e-3}):
+        folder = tmp_path / str(len(found))
+        shutil.copytree(checkpoint, folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        found[fingerprint(AutoModelForCausalLM.from_pretrained(folder))] = changes
+    assert len(found) == 4
+    (tmp_path / "0" / "config.json").write_text(
+        json.dumps(config | {"transformers_version": "5.0.0", "use_cache": False})
+    )
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "0")
+    model.config.layer_norm_epsilon = 1e-5
+    assert found[fingerprint(model)] == {}
+    model.generation_config.repetition_penalty = 1.5
+    assert fingerprint(model) not in found
+
+
+def test_adapters_that_differ_in_scale_alone_are_two_models(checkpoint: str) -> None:
+    found = set()
+    for alpha in (8, 16):
+        torch.manual_seed(1)
+        lora = LoraConfig(target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True, lora_alpha=alpha)
+        found.add(fingerprint(get_peft_model(AutoModelForCausalLM.from_pretrained(checkpoint), lora)))
+    assert len(found) == 2
+
+
+def test_a_response_cache_is_of_one_state_of_the_code(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CachingLM(make(checkpoint, max_cache_size=16), str(tmp_path / "responses.db")).loglikelihood(SCORED[:1])
+    monkeypatch.setattr("sketch_eval.provenance.sources", lambda: "another tree")
+    with pytest.raises(UsageError, match="another cell, model or version"):
+        CachingLM(make(checkpoint, max_cache_size=16), str(tmp_path / "responses.db"))
+
+
+def test_counts_are_of_one_evaluation(checkpoint: str) -> None:
+    lm, seen = make(checkpoint, max_cache_size=16, recent=0.25), []
+    for _ in range(2):
+        answers(lm)
+        # To look twice changes nothing.
+        seen += [lm.get_model_info()["sketch_eval"]["counts"] for _ in range(2)]
+    assert seen[0] == seen[1] == seen[2] == seen[3]
+    assert seen[0]["requests"] == len([*SCORED, *ROLLING, *GENERATED])
+    lm.loglikelihood(SCORED, disable_tqdm=True)  # An evaluation that ended in an error reports nothing.
+    answers(lm)
+    assert lm.get_model_info()["sketch_eval"]["counts"] == seen[0]
+
+
+RANKS = """
+import sys
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from sketch_eval.lm import SketchGPT2
+
+folder, address, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
+torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+
+
+class Rank(SketchGPT2):
+    _detect_batch_size = HFLM._detect_batch_size
+
+    def all_gather(self, tensor):
+        found = [torch.zeros_like(tensor) for _ in range(2)]
+        torch.distributed.all_gather(found, tensor)
+        return torch.cat(found)
+
+
+lm = Rank(pretrained=folder, device="cpu", batch_size="auto", max_batch_size=2, max_length=64, max_cache_size=32)
+lm._rank, lm._world_size = rank, 2
+asked = [("the quick", {"until": [], "max_gen_toks": 2 + i * (rank == 0)}) for i in range(3)]
+print(lm.generate_until([Instance("generate_until", {}, one, 0, ("t", i, 1)) for i, one in enumerate(asked)]))
+"""
+
+
+def test_processes_with_different_numbers_of_generation_settings_do_not_wait_for_each_other(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    """Three settings on one rank and one on the other, each finding its batch size together with the other."""
+    command = [sys.executable, "-c", RANKS, checkpoint, f"file://{tmp_path}/meet"]
+    ranks = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    try:
+        for process in ranks:
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
+    finally:
+        for process in ranks:
+            process.kill()

@@ -16,7 +16,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from sketch_eval import attention
 from sketch_eval.config import CacheConfig
-from sketch_eval.counts import Count, Counts
+from sketch_eval.counts import Count
 from sketch_eval.lm import SketchGPT2
 
 Answers = dict[str, Any]
@@ -69,7 +69,8 @@ class SweepLM(SketchGPT2):
 
     def take(self, cell: CacheConfig, answers: Answers) -> None:
         """Become another cell; nothing of the last one is kept but the model and the tokenized requests."""
-        self.cell, self.counts, self.answers = cell, Counts(), answers
+        self.cell, self.answers = cell, answers
+        self._forget_counts()
         self.pass_seconds, self.tokens = 0.0, 0
         if cell.max_cache_size is not None:
             attention.enable(self._gpt2)

@@ -79,7 +79,8 @@ def load_tasks(grid: Grid) -> dict[str, LoadedTask]:
     for name, options in grid.tasks.items():
         if name not in manager.all_tasks:
             raise UsageError(
-                f"tasks: {name} is no task of lm-eval's or of sketch_eval's{nearest(name, manager.all_tasks)}"
+                f"tasks: {name} is no task of lm-eval's or of sketch_eval's{nearest(name, manager.all_tasks)}; "
+                "for one of your own, give the grid `include_path: FOLDER`"
             )
         try:
             found = manager.load([name])["tasks"]
