@@ -124,6 +124,7 @@ class Grid(BaseModel):
         defaults: fields of every cell, where its block does not say otherwise.
         cells: the blocks of cells.
         seeds: hash seeds; a row is the mean of all of them.
+        reference: arguments, beside `defaults`, of the cell that all others of its cap are compared with, if any.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -135,6 +136,7 @@ class Grid(BaseModel):
     defaults: dict[str, Any] = {}
     cells: tuple[Block, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    reference: dict[str, Any] | None = None
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -149,12 +151,12 @@ class Grid(BaseModel):
             {key: {} if entry is None else entry for key, entry in value.items()} if isinstance(value, dict) else value
         )
 
-    @field_validator("defaults")
+    @field_validator("defaults", "reference")
     @classmethod
-    def _has_no_seed(cls, defaults: dict[str, Any]) -> dict[str, Any]:
-        for field in defaults:
+    def _has_no_seed(cls, fields: dict[str, Any] | None) -> dict[str, Any] | None:
+        for field in fields or {}:
             _refuse_seed(field)
-        return defaults
+        return fields
 
     @field_validator("seeds")
     @classmethod
@@ -172,6 +174,16 @@ class Grid(BaseModel):
         defaults = {"seed": self.seeds[0]} | self.defaults
         cells = (cell for block in self.cells for cell in block.cells(defaults))
         return list(dict.fromkeys(cell for cell in cells if cell.max_cache_size is not None))
+
+    def reference_at(self, cap: int | None) -> CacheConfig | None:
+        """The cell that those of a cap are compared with; None where there is none.
+
+        Raises:
+            UsageError: `reference` makes no cell.
+        """
+        if self.reference is None or cap is None:
+            return None
+        return CacheConfig.parse(**({"seed": self.seeds[0]} | self.defaults | self.reference | {"max_cache_size": cap}))
 
 
 def _refuse_seed(field: Any) -> None:
