@@ -25,7 +25,7 @@ app = typer.Typer(
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 Config = Annotated[str, typer.Argument(help="a grid's YAML file, or a shipped one by name: demo, seed-144, controls …")]
-Output = Annotated[Path | None, typer.Option(help="folder of the runs; default: results/ and the config's name")]
+Output = Annotated[Path | None, typer.Option(help="folder of the runs; default: runs/ and the config's name")]
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
 MOST_CELLS, MOST_TASKS = 40, 6
 """What fits a terminal; a larger leaderboard is better read as a page."""
@@ -53,35 +53,40 @@ def main() -> None:
 @app.command()
 def plan(
     config: Config,
-    probe: Annotated[bool, typer.Option(help="load the model and measure its speed, to estimate the time")] = True,
+    times: Annotated[
+        bool, typer.Option("--time", help="also load tasks and model and measure its speed, to estimate the time")
+    ] = False,
 ) -> None:
-    """List the cells of a grid: which are the same computation, and what each costs in bytes and time."""
+    """List the cells of a grid: which are the same computation, and what each costs in bytes and, with --time, in time.
+
+    The cells need no network; the bytes need the model's config on this machine.
+    """
     grid = _read(config)
     _quiet()
     from sketch_eval.sweep import plan as planning
 
-    worker = None
-    if probe:
-        from sketch_eval.sweep.work import Worker
-
-        with console.status("loading the tasks and the model, and measuring its speed"):
-            worker = Worker(grid)
-            lines = planning.plan(grid, worker)
-    else:
-        lines = planning.plan(grid)
+    lines = planning.plan(grid)
     kinds = [line.kind for line in lines]
     title = f"{kinds.count('sketch')} sketch cells, {kinds.count('control')} controls and the full cache"
     console.print(terminal.plan_table(title, lines))
-    distinct, tasks = sum(line.runs for line in lines), list(worker.tasks if worker else grid.tasks)
     if lines[0].bytes is None:
-        console.print(
-            f"No bytes: the config of {grid.model.pretrained!r} is not at hand; check the name and the network."
-        )
-    total = "" if worker is None else f", about {terminal.span(sum(line.seconds or 0.0 for line in lines))} here"
+        console.print(f"No bytes: the config of {grid.model.pretrained!r} is not on this machine yet.")
+    _say_choice(grid)
+    distinct = sum(line.runs for line in lines)
+    entries = f"{len(grid.tasks)} tasks or groups ({', '.join(grid.tasks)})"
+    console.print(f"{len(lines)} cells are {distinct} distinct computations, on {entries}.", soft_wrap=True)
+    if not times:
+        console.print("--time loads the tasks and the model, and estimates how long they take here.")
+        return
+    from sketch_eval.sweep.work import Worker
+
+    with console.status("loading the tasks and the model, and measuring its speed"):
+        worker = Worker(grid)
+        planning.estimate(lines, worker)
+    console.print(terminal.times_table(lines))
     console.print(
-        f"{len(lines)} cells are {distinct} distinct computations; on {len(tasks)} tasks ({', '.join(tasks)}) that is "
-        f"{distinct * len(tasks)} runs{total}.",
-        soft_wrap=True,
+        f"{distinct * len(worker.tasks)} runs on {len(worker.tasks)} tasks: about "
+        f"{terminal.span(sum(line.seconds or 0.0 for line in lines))} here."
     )
 
 
@@ -99,7 +104,8 @@ def sweep(
 ) -> None:
     """Run every cell of a grid that is not on disk yet, then write the leaderboard."""
     grid = _read(config)
-    folder = _folder(config, output)
+    folder = Path("runs") / Path(config).stem if output is None else output
+    _say_choice(grid)
     recruit = _crew(on, address, cpus, gpus)
     _quiet()
     from sketch_eval.sweep.sweep import sweep as run
@@ -128,7 +134,7 @@ def reproduce(
     row: Annotated[str, typer.Argument(help="a row's name, from the first column of leaderboard.csv")],
     places: Annotated[
         list[Path] | None,
-        typer.Option("--in", help="leaderboard.json, or a folder with some; default: results, then runs"),
+        typer.Option("--in", help="leaderboard.json, or a folder with some; default: runs, then results"),
     ] = None,
 ) -> None:
     """Run one row again from what it records, and say whether the numbers are equal: status 1 where they are not."""
@@ -136,7 +142,7 @@ def reproduce(
     from sketch_eval import reproduce as again
     from sketch_eval.sweep.sweep import Here
 
-    file, about, entry = again.find(row, places or [Path("results"), Path("runs")])
+    file, about, entry = again.find(row, places or ())
     cap = "" if entry["cap"] is None else f", cap {entry['cap']:.0f}"
     what = f"{entry['row']} of {file}: {entry['cell']}{cap}, {entry['task']} {entry['metric']}"
     console.print(what, soft_wrap=True, markup=False)
@@ -157,8 +163,10 @@ def _read(config: str) -> Any:
     return read(config)
 
 
-def _folder(config: str, output: Path | None) -> Path:
-    return Path("results") / Path(config).stem if output is None else output
+def _say_choice(grid: Any) -> None:
+    """Which caps leave the ranking nothing to choose."""
+    for cell in {cell.max_cache_size: cell for cell in grid.expand() if not cell.ranks}.values():
+        console.print(f"note: {cell.no_choice}", soft_wrap=True, markup=False)
 
 
 def _crew(on: str, address: str | None, cpus: float, gpus: float) -> Callable[[Any], Any]:
@@ -204,8 +212,11 @@ def _say(report: Report, seconds: float, on: str) -> None:
 def _leaderboard(folder: Path, output: Path | None) -> None:
     from sketch_eval.leaderboard.write import write
 
-    rows, page = write(folder, output)
+    written = write(folder, output)
+    rows = written.rows
     cells, tasks = len({(row.cell, str(row.cap)) for row in rows}), len({row.task for row in rows})
     if cells <= MOST_CELLS and tasks <= MOST_TASKS:
-        console.print(terminal.leaderboard_table(rows))
-    console.print(f"leaderboard: {page}", soft_wrap=True, markup=False)
+        console.print(terminal.leaderboard_table(rows, written.tasks))
+    if written.missing:
+        console.print(written.missing, soft_wrap=True, markup=False)
+    console.print(f"leaderboard: {written.page}", soft_wrap=True, markup=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,10 @@ COMPARED = (
 )  # fmt: skip
 CLOSE = 1e-4
 """Relative difference that another machine's arithmetic may make (DESIGN §5)."""
+
+
+class NoSuchRow(UsageError):
+    """A row is not where it was looked for."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,30 @@ class Comparison:
         return "close" if all(_close(self.recorded[key], self.now[key]) for key in COMPARED) else "different"
 
 
-def find(row: str, places: list[Path]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+HABITUAL = (Path("runs"), Path("results"))
+"""Where a row is looked for if nothing else is said: first among what the user ran, then among what is committed."""
+
+
+def find(row: str, places: Sequence[Path] = ()) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """(file, head of the leaderboard, row) of a row by its name, or the beginning of it, in leaderboard.json files.
+
+    Args:
+        row: the name.
+        places: files or folders to look in; by default `HABITUAL`, one after the other.
 
     Raises:
         UsageError: no leaderboard, no such row, or several.
     """
+    if not places:
+        for place in HABITUAL:
+            with suppress(NoSuchRow):
+                return find(row, [place])
+        places = HABITUAL
     files = [
         path for place in places for path in ([place] if place.is_file() else sorted(place.glob("**/leaderboard.json")))
     ]
     if not files:
-        raise UsageError(f"--in {', '.join(map(str, places))}: no leaderboard.json there; give a leaderboard's folder")
+        raise NoSuchRow(f"--in {', '.join(map(str, places))}: no leaderboard.json there; give a leaderboard's folder")
     found = []
     for file in files:
         try:
@@ -64,10 +82,13 @@ def find(row: str, places: list[Path]) -> tuple[Path, dict[str, Any], dict[str, 
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"in={str(file)!r} is no leaderboard that `sketch-eval leaderboard` wrote") from error
         found += rows
-    if len({entry["row"] for _, _, entry in found}) != 1:
-        many = "several rows begin so" if found else "no such row"
-        where = ", ".join(map(str, files))
-        raise UsageError(f"row={row!r}: {many} in {where}; the first column of leaderboard.csv names them")
+    where = ", ".join(dict.fromkeys(str(file) for file, _, _ in found)) or ", ".join(map(str, files))
+    if not found:
+        raise NoSuchRow(f"row={row!r}: no such row in {where}; the first column of leaderboard.csv names them")
+    if len({entry["row"] for _, _, entry in found}) > 1:
+        raise UsageError(f"row={row!r}: several rows begin so in {where}; give more of its name")
+    if len(found) > 1:
+        raise UsageError(f"row={row!r} is in {where}; say which with --in")
     return found[0]
 
 

@@ -1,20 +1,36 @@
-"""Intervals for scores over documents: a seeded bootstrap, paired where two cells answered the same documents."""
+"""Intervals for scores over documents, paired where two cells answered the same documents.
+
+Whatever is a ratio of sums over documents, as perplexities and means are, has a studentised bootstrap interval (Efron
+and Tibshirani, 1993, §12.5): each resample is measured in its own standard error. At the numbers of documents that
+tables have, such an interval covers the truth about as often as it says, and the percentile bootstrap's does not
+(benchmarks/coverage.md). Rates, such as accuracies, have Wilson's score interval (1927), and the paired difference of
+two rates Newcombe's (1998, method 10), which hold at rates of 0 and 1.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 RESAMPLES = 2000
 LEVEL = 0.95
-
+FEWEST = 6
+"""Documents below which there are too few different resamples, and Student's t serves."""
 
 Kind = Literal["mean", "perplexity", "bits"]
+Unit = Literal["percent", "points"]
+Array = NDArray[np.float64]
+
+_NONE = (float("nan"), float("nan"))
+_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
@@ -25,17 +41,20 @@ class Score:
         totals: [documents] what the metric sums: a number a document, or log-likelihoods in nats.
         weights: [documents] what it divides by: ones, or the tokens, bytes or words of each document.
         kind: the score is total/weight (`mean`), exp of minus that (`perplexity`), or minus that in bits (`bits`).
+        rate: whether each document is right or wrong, 1 or 0; of several runs, the share of them that are right.
     """
 
-    totals: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    totals: Array
+    weights: Array
     kind: Kind = "mean"
+    rate: bool = False
 
     @classmethod
     def mean(cls, values: list[Any]) -> Score:
         """The mean of a number a document; a document whose value is None weighs nothing."""
         weights = np.asarray([value is not None for value in values], np.float64)
-        return cls(np.asarray([value or 0.0 for value in values], np.float64), weights)
+        rate = all(value is None or value in (0, 1) for value in values)
+        return cls(np.asarray([value or 0.0 for value in values], np.float64), weights, rate=rate)
 
     @classmethod
     def perplexity(cls, values: list[float]) -> Score:
@@ -48,13 +67,6 @@ class Score:
         totals, weights = np.asarray(pairs, np.float64).reshape(-1, 2).T
         return cls(totals, weights, kind)
 
-    def of(self, picks: NDArray[np.intp]) -> NDArray[np.float64]:
-        """The score of each row of ``picks``, indices of documents."""
-        ratio = self.totals[picks].sum(-1) / self.weights[picks].sum(-1)
-        if self.kind == "bits":
-            return -ratio / np.log(2)
-        return np.exp(-ratio) if self.kind == "perplexity" else ratio
-
     @property
     def documents(self) -> int:
         """How many documents count."""
@@ -63,7 +75,24 @@ class Score:
     @property
     def value(self) -> float:
         """The score of all documents."""
-        return float(self.of(np.arange(len(self.totals))))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return float(self._of(self.totals.sum() / self.weights.sum()))
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every document's value is between 0 and 1, as accuracies and overlaps are."""
+        return self.kind == "mean" and bool(((self.totals >= 0) & (self.totals <= self.weights)).all())
+
+    def counted(self) -> tuple[Array, Array]:
+        """Totals and weights of the documents that count."""
+        kept = self.weights > 0
+        return self.totals[kept], self.weights[kept]
+
+    def _of(self, ratio: Any) -> Any:
+        """The score whose total is so much of its weight."""
+        if self.kind == "bits":
+            return -ratio / math.log(2)
+        return np.exp(-ratio) if self.kind == "perplexity" else ratio
 
 
 AGGREGATIONS: dict[str, Callable[[list[Any]], Score]] = {
@@ -84,7 +113,136 @@ def average(scores: list[Score]) -> Score:
     """
     for score in scores:
         _check_pair(score, scores[0])
-    return Score(np.mean([score.totals for score in scores], axis=0), scores[0].weights, scores[0].kind)
+    totals = np.mean([score.totals for score in scores], axis=0)
+    return Score(totals, scores[0].weights, scores[0].kind, all(score.rate for score in scores))
+
+
+def interval(score: Score, seed: int = 0) -> tuple[float, float]:
+    """The 95% interval of a score over documents; not numbers where one document says nothing of others.
+
+    Raises:
+        ValueError: no document counts.
+    """
+    totals, weights = score.counted()
+    if score.rate:
+        return wilson(totals.sum(), len(totals))
+    ends = ratio_interval(totals, weights, seed)
+    low, high = sorted(float(score._of(end)) for end in ends)
+    return low, high
+
+
+def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, float]:
+    """What a score is over another one, and the ends of its 95% interval, paired by document; in `unit(score, base)`.
+
+    Not numbers where the base is 0 and the unit percent.
+
+    Raises:
+        ValueError: the two are not of the same documents or kind, or no document counts.
+    """
+    _check_pair(score, base)
+    (mine, weights), (its, _) = score.counted(), base.counted()
+    if unit(score, base) == "points":
+        ends = newcombe(mine, its) if score.rate and base.rate else ratio_interval(mine - its, weights, seed)
+        return 100 * (score.value - base.value), 100 * ends[0], 100 * ends[1]
+    if score.kind == "perplexity":
+        # Of one weight in both: the log of the ratio of the perplexities is itself a ratio of sums.
+        low, high = (100 * math.expm1(end) for end in ratio_interval(its - mine, weights, seed))
+    elif base.value == 0 or not math.isfinite(base.value):
+        return float("nan"), *_NONE
+    else:
+        low, high = (100 * (end - 1) for end in ratio_interval(mine, its, seed))
+    return 100 * (score.value / base.value - 1), low, high
+
+
+def unit(score: Score, base: Score) -> Unit:
+    """Of a difference: `points`, hundredths, for what lies between 0 and 1; else `percent` of the base."""
+    return "points" if score.bounded and base.bounded else "percent"
+
+
+def ratio_interval(above: Array, below: Array, seed: int = 0) -> tuple[float, float]:
+    """The 95% interval of Σ above / Σ below over documents; without width where all have the same ratio.
+
+    Args:
+        above, below: [documents] what is summed over and under the line.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: there are no documents.
+    """
+    count = len(above)
+    if count < 1:
+        raise ValueError("no documents to resample")
+    ratio = above.sum() / below.sum()
+    rest = above - ratio * below
+    error = math.sqrt((rest**2).sum() * count / max(count - 1, 1)) / abs(below.sum())
+    if count == 1 or not math.isfinite(error):
+        return _NONE
+    spread = np.abs(rest).max() > 1e-12 * np.abs(above).max()  # Beyond what rounding makes of equal ratios.
+    if not spread:
+        return float(ratio), float(ratio)
+    low, high = _studentised(rest, below, seed) if count >= FEWEST else _NONE
+    if math.isnan(low):
+        high = float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
+        low = -high
+    return float(ratio - high * error), float(ratio - low * error)
+
+
+def _studentised(rest: Array, below: Array, seed: int) -> tuple[float, float]:
+    """Quantiles of resampled ratios' distance from the ratio, in standard errors of their own.
+
+    Not numbers where more than a hundredth of the resamples have no such error.
+    """
+    picks = resamples(len(rest), seed)
+    sums = {
+        name: values[picks].sum(-1)
+        for name, values in {"rest": rest, "below": below, "rr": rest**2, "rb": rest * below, "bb": below**2}.items()
+    }
+    count = len(rest)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off = sums["rest"] / sums["below"]
+        squares = (sums["rr"] - 2 * off * sums["rb"] + off**2 * sums["bb"]).clip(min=0)
+        distance = off * np.abs(sums["below"]) / np.sqrt(squares * count / (count - 1))
+    known = distance[np.isfinite(distance)]
+    if known.size < 0.99 * distance.size:
+        return _NONE
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def wilson(right: float, count: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a rate of `right` in `count`.
+
+    Raises:
+        ValueError: count is 0.
+    """
+    if count < 1:
+        raise ValueError("no documents to resample")
+    rate, share = right / count, _Z**2 / count
+    middle = (rate + share / 2) / (1 + share)
+    reach = _Z / (1 + share) * math.sqrt(rate * (1 - rate) / count + share / count / 4)
+    return max(middle - reach, 0.0) if right > 0 else 0.0, min(middle + reach, 1.0) if right < count else 1.0
+
+
+def newcombe(mine: Array, its: Array) -> tuple[float, float]:
+    """The 95% interval of the difference of two rates over the same documents (Newcombe, 1998, method 10).
+
+    Wilson's intervals of the two, put together as if independent but for their correlation.
+
+    Args:
+        mine, its: [documents] 0 or 1, or between where runs were averaged, for which it is wide rather than narrow.
+    """
+    count = len(mine)
+    one, other = mine.mean(), its.mean()
+    (low, high), (its_low, its_high) = wilson(mine.sum(), count), wilson(its.sum(), count)
+    spread = math.sqrt(one * (1 - one) * other * (1 - other))
+    together = float((mine * its).mean() - one * other)
+    if together > 0:
+        together = max(together - 0.5 / count, 0.0)  # His correction for continuity.
+    tie = together / spread if spread > 0 else 0.0
+    down = (one - low, its_high - other)
+    up = (high - one, other - its_low)
+    reach = [math.sqrt(max(a**2 - 2 * tie * a * b + b**2, 0.0)) for a, b in (down, up)]
+    return max(float(one - other - reach[0]), -1.0), min(float(one - other + reach[1]), 1.0)
 
 
 @lru_cache(maxsize=1)  # Drawing takes longer than scoring, and a task's cells all want the same.
@@ -97,40 +255,6 @@ def resamples(documents: int, seed: int = 0, count: int = RESAMPLES) -> NDArray[
     return picks
 
 
-def interval(score: Score, seed: int = 0) -> tuple[float, float]:
-    """The 95% percentile interval of a score over documents."""
-    return _percentiles(score.of(_picks(score, seed)))
-
-
-def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, float]:
-    """(score over base - 1 in percent, and the ends of its 95% interval), each resample of the same documents in both.
-
-    Not a number where the base is 0, and without an interval where it is in more than a hundredth of the resamples, of
-    which the others would be no fair sample. Raises ValueError where the two are not of the same documents or kind.
-    """
-    _check_pair(score, base)
-    picks = _picks(score, seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = 100 * (score.of(picks) / base.of(picks) - 1)
-        all_documents = 100 * (np.float64(score.value) / base.value - 1)
-    return float(all_documents) if np.isfinite(all_documents) else float("nan"), *_percentiles(drawn)
-
-
-def _picks(score: Score, seed: int) -> NDArray[np.intp]:
-    """Resamples of the documents that count."""
-    counted = np.flatnonzero(score.weights)
-    return counted[resamples(len(counted), seed)]
-
-
 def _check_pair(score: Score, base: Score) -> None:
     if score.kind != base.kind or not np.array_equal(score.weights, base.weights):
         raise ValueError("two scores can be paired only on the same documents and of one kind")
-
-
-def _percentiles(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    """The ends of the middle 95%, or nothing where more than 1% of the draws are no number."""
-    known = drawn[np.isfinite(drawn)]
-    if known.size < 0.99 * drawn.size or not known.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)

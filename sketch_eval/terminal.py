@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -55,23 +56,42 @@ class Bar:
 
 
 def plan_table(title: str, lines: list[Line]) -> Table:
-    """The cells of a plan, their bytes and their times."""
-    table = _table(["#", "cell", "cap", "KV KiB", "sketch KiB", "total KiB", "saving", "time"], title)
+    """The cells of a plan and their bytes."""
+    table = _table(["#", "cell", "cap", "KV KiB", "sketch KiB", "total KiB", "saving", "computed"], title)
     for line in lines:
         sizes = ["", "", "", ""]
         if line.bytes is not None:
             sizes = [f"{line.bytes[key] / 1024:,.1f}" for key in ("kv_bytes", "sketch_bytes", "steady_bytes")]
             sizes.append(f"{line.bytes['saving']:.1%}")
-        cost = "" if line.seconds is None else span(line.seconds)
-        if line.same_as is not None and not line.runs:
-            cost = f"as #{line.same_as}"
-        cap = "" if line.cap is None else str(line.cap)
-        table.add_row(str(line.number), line.name, cap, *sizes, cost)
+        table.add_row(str(line.number), line.name, _cap(line), *sizes, _computed(line))
     return table
 
 
-def leaderboard_table(rows: list[Row]) -> Table:
-    """The first metric of each task, a line a cell; tasks that differ in a length or depth alone are averaged."""
+def times_table(lines: list[Line]) -> Table:
+    """The cells of a plan and how long they take."""
+    table = _table(["#", "cell", "cap", "time"], "")
+    for line in lines:
+        cost = span(line.seconds) if line.runs and line.seconds is not None else _computed(line)
+        table.add_row(str(line.number), line.name, _cap(line), cost)
+    return table
+
+
+def _cap(line: Line) -> str:
+    return "" if line.cap is None else str(line.cap)
+
+
+def _computed(line: Line) -> str:
+    """How many computations a line adds, or the line whose computation it is."""
+    return f"as #{line.same_as}" if line.same_as is not None and not line.runs else str(line.runs)
+
+
+def leaderboard_table(rows: list[Row], tasks: list[str]) -> Table:
+    """The first metric of each task, a line a cell; tasks that differ in a length or depth alone are averaged.
+
+    Args:
+        rows: those of the leaderboard.
+        tasks: all tasks of the sweep: the mean over a part of them would not be theirs, so it is left out.
+    """
     metrics: dict[str, str] = {}
     for row in rows:
         metrics.setdefault(row.task, row.metric)
@@ -80,14 +100,18 @@ def leaderboard_table(rows: list[Row]) -> Table:
         if row.metric == metrics[row.task]:
             cap = "" if math.isnan(row.cap) else f"{row.cap:.0f}"
             found.setdefault((row.cell, cap), {}).setdefault(family(row.task), []).append(row)
-    tasks = {family(task): metric for task, metric in metrics.items()}
-    table = _table(["cell", "cap", *(f"{task}\n{metric}" for task, metric in tasks.items()), "total\nKiB"], "")
-    table.caption = "Each: score, and its difference to the full cache. Intervals are in the leaderboard."
+    shown = {family(task): metric for task, metric in metrics.items()}
+    parts = Counter(family(task) for task in tasks)
+    table = _table(["cell", "cap", *(f"{task}\n{metric}" for task, metric in shown.items()), "total\nKiB"], "")
+    table.caption = (
+        "Each: score, and its difference to the full cache (pt: points, hundredths). Intervals are in the leaderboard."
+    )
     full = {
         task: _mean(group) for group_of in found.values() for task, group in group_of.items() if group[0].kind == "full"
     }
     for (cell, cap), groups in found.items():
-        entries = [_entry(groups[task], full.get(task, math.nan)) if task in groups else "" for task in tasks]
+        whole = {task: group for task, group in groups.items() if len(group) == parts[task]}
+        entries = [_entry(whole[task], full.get(task, math.nan)) if task in whole else "" for task in shown]
         table.add_row(cell, cap, *entries, f"{next(iter(groups.values()))[0].total_bytes / 1024:,.0f}")
     return table
 
@@ -123,6 +147,8 @@ def _entry(rows: list[Row], full: float) -> str:
         return value
     if not any(row.bound for row in rows):
         return f"{value}  = full"
+    if rows[0].unit == "points":
+        return f"{value} {100 * (mean - full):+6.1f} pt"
     return f"{value} {100 * (mean / full - 1):+6.1f}%" if full and not math.isnan(full) else value
 
 

@@ -22,7 +22,7 @@ from sketch_eval.errors import UsageError
 from sketch_eval.leaderboard.rows import Sweep
 from sketch_eval.sweep.cells import computation, name, reads
 from sketch_eval.sweep.grid import Grid, Task, read
-from sketch_eval.sweep.plan import plan
+from sketch_eval.sweep.plan import estimate, plan
 from sketch_eval.sweep.sweep import Here, computations
 from sketch_eval.sweep.tasks import choose_metrics
 
@@ -113,7 +113,9 @@ def test_names_tell_cells_apart():
 
 
 def test_the_plan_tells_computations_bytes_and_time(grid: Grid, crew: Here, finished: Path):
-    lines = plan(grid, crew._worker)
+    lines = plan(grid)
+    assert all(line.seconds is None for line in lines)
+    estimate(lines, crew._worker)
     assert [line.kind for line in lines] == ["full", *["control"] * 2, *["sketch"] * 4, "control"]
     assert [line.runs for line in lines] == [1, 1, 1, 2, 2, 0, 2, 1]
     assert lines[5].same_as == 4
@@ -155,6 +157,8 @@ CELL = "cells: [{max_cache_size: 64}]"
         ),
         ("tasks: [kv_256]\ncells: []", "cells: give at least one"),
         ("tasks: {}\n" + CELL, "tasks: give at least one"),
+        ("tasks: [kv_256]\nreference: {decay: 2}\n" + CELL, "cells: decay=2: should be less than or equal to 1"),
+        ("tasks: [kv_256]\nreference: {seed: 2}\n" + CELL, "seed goes in the grid's own key"),
         ("tasks: [kv_256]\ncells: [{width: []}]", "width has no values"),
         ("tasks: [kv_256]\ncells: [{controls: [windows]}]", "windows is no control (did you mean window?)"),
         ("tasks: [kv_256]\ncells: [{max_cache_size: [64, 0]}]", "max_cache_size=0: should be greater than"),
@@ -179,7 +183,8 @@ CELL = "cells: [{max_cache_size: 64}]"
         ),
         (
             "tasks: [kv_265]\nmodel: {pretrained: bundled}\n" + CELL,
-            "kv_265 is no task of lm-eval's or of sketch_eval's (did you mean kv_256?)",
+            "kv_265 is no task of lm-eval's or of sketch_eval's (did you mean kv_256?); for one of your own, give the "
+            "grid `include_path: FOLDER`",
         ),
         (
             "tasks: [kv_256]\nmodel: {pretrained: bundled, device: 'cuda:99'}\n" + CELL,
@@ -213,6 +218,8 @@ def test_a_task_without_a_metric_for_the_table_is_refused():
     ("arguments", "message"),
     [
         (["sweep", "no-such"], "no such file; give a path, or one of"),
+        (["sweep", "dmeo"], "config='dmeo' (did you mean demo?)"),
+        (["plan", "demo.yml"], "config='demo.yml' (did you mean demo?)"),
         (["sweep", "demo", "--on", "spark"], "on='spark': expected here or ray"),
         (["sweep", "demo", "--address", "x:1"], "address='x:1' goes with --on ray"),
         (["sweep", "demo", "--gpus", "1"], "gpus=1.0 goes with --on ray"),
@@ -224,3 +231,55 @@ def test_bad_commands_are_one_line(arguments: list[str], message: str):
     run = CliRunner().invoke(cli.app, arguments)
     assert isinstance(run.exception, UsageError), run.output
     assert message in str(run.exception)
+
+
+def test_a_bad_cell_is_the_only_thing_said_to_be_wrong(tmp_path: Path):
+    (tmp_path / "bad.yaml").write_text("tasks: [kv_256]\ncells: [{max_cash_size: 64}]")
+    with pytest.raises(UsageError) as error:
+        read(str(tmp_path / "bad.yaml"))
+    assert "give at least one" not in str(error.value)
+
+
+def test_a_plan_needs_neither_network_nor_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """GPT-2 on the hub's tasks: the cells, without bytes where the model's config is not on this machine."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refused)
+    monkeypatch.setattr("socket.getaddrinfo", refused)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    run = CliRunner().invoke(cli.app, ["plan", "seed-144"])
+    assert run.exit_code == 0, run.output
+    assert "178 cells are 163 distinct computations" in run.output
+    assert "is not on this machine yet" in run.output
+
+
+@pytest.mark.parametrize("command", [["plan"], ["sweep", "--output", "out"]])
+def test_texts_longer_than_the_model_are_refused_before_its_weights_are_loaded(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sketch_eval.sweep.tasks.TaskManager", _manager)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", _no_model)
+    (tmp_path / "g.yaml").write_text("model: {pretrained: bundled, max_length: 4096}\ntasks: [kv_256]\n" + CELL)
+    run = CliRunner().invoke(cli.app, [*command, "g.yaml"])
+    assert "max_length=4096: the model has 1024 positions; give 1 to 1024, or leave it out" in str(run.exception)
+
+
+def test_a_grid_of_ones_own_goes_to_runs_and_says_which_caps_leave_no_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "mine.yaml").write_text("tasks: [kv_256]\ncells: [{max_cache_size: [16, 64], depth: [2, 4]}]")
+    monkeypatch.chdir(tmp_path)
+    places: list[Path] = []
+
+    def stop(grid: Grid, folder: Path, *_: Any) -> None:
+        places.append(folder)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("sketch_eval.sweep.sweep.sweep", stop)
+    run = CliRunner().invoke(cli.app, ["sweep", "mine.yaml"])
+    assert places == [Path("runs/mine")]
+    assert run.output.count("has no choice; lower recent or raise max_cache_size") == 1
+    assert "max_cache_size=16: sinks=4 and recent=0.75 protect all but" in run.output

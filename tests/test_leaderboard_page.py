@@ -29,10 +29,12 @@ def row(cell, cap=64, value=1.0, kind="sketch", task="text", metric="word_perple
         "strategy": "aggregate" if "aggregate" in cell else "topk",
         "topk": float(match[1]) if (match := re.search(r"topk(\d+)", cell)) else NAN, "width": width, "depth": depth,
         "decay": 0.95, "conservative": "False", "normalize": "none", "sinks": "4", "recent": "0.5",
-        "seeds": "0", "task": task, "metric": metric, "higher_is_better": up, "needle_depth": NAN, "documents": 60,
+        "seeds": "0", "task": task, "metric": metric, "higher_is_better": up, "unit": "percent",
+        "needle_depth": NAN, "documents": 60,
         "value": value, "value_low": value * 0.98, "value_high": value * 1.02, "difference": 5.0, "difference_low": 4.0,
         "difference_high": 6.0, "to_window": 3.0, "to_window_low": 2.0, "to_window_high": 4.0, "to_exact": NAN,
-        "to_exact_low": NAN, "to_exact_high": NAN, "spread_low": NAN, "spread_high": NAN, "binding": 1.0,
+        "to_exact_low": NAN, "to_exact_high": NAN, "to_reference": NAN, "to_reference_low": NAN,
+        "to_reference_high": NAN, "spread_low": NAN, "spread_high": NAN, "binding": 1.0,
         "bound": True, "same_as": "",
         "kv_bytes": total, "sketch_bytes": 4096, "total_bytes": total, "full_bytes": 36 * MIB, "saving": 0.9,
         "command": f"{COMMAND},max_cache_size={cap} --tasks {task}",
@@ -64,7 +66,9 @@ def sweep():
                 rows.append(row(cell, cap, best, kind, **none, **bytes_, **shared))
             else:
                 value = best * (1 - loss if up else 1 + loss)
-                rows.append(row(cell, cap, value, kind, difference=100 * (value / best - 1), **bytes_, **shared))
+                change = {"unit": "points", "difference": 100 * (value - best)} if metric.startswith("acc") else {}
+                change = change or {"difference": 100 * (value / best - 1)}
+                rows.append(row(cell, cap, value, kind, **change, **bytes_, **shared))
     return frame(rows)
 
 
@@ -117,12 +121,12 @@ def test_lines_are_means_of_what_bound():
 def test_bars_are_of_the_paired_difference_and_of_the_score_where_there_is_none():
     rows = [
         row("a", value=210.0),
-        row("b", value=0.0, difference=-100.0, difference_low=-100.0, difference_high=-100.0),
+        row("b", value=0.25, unit="points", difference=-50.0, difference_low=-60.0, difference_high=-40.0),
         row("c", value=5.0, difference=NAN, difference_low=NAN, difference_high=NAN),
     ]
     found = tidy.paired(frame(rows))
-    assert found["low"].tolist() == pytest.approx([208.0, 0.0, 4.9])
-    assert found["high"].tolist() == pytest.approx([212.0, 0.0, 5.1])
+    assert found["low"].tolist() == pytest.approx([208.0, 0.15, 4.9])
+    assert found["high"].tolist() == pytest.approx([212.0, 0.35, 5.1])
 
 
 def test_a_cell_far_from_all_others_does_not_hide_what_they_differ_by():
@@ -175,7 +179,7 @@ def test_a_plot_without_data_is_left_out():
 def test_a_difference_without_an_interval_shows_none():
     table = page.table(frame([row("a", to_window_low=NAN, to_window_high=NAN)]))
     shown = dict(zip((column["key"] for column in table["columns"]), table["rows"][0], strict=True))
-    assert (shown["to_window"], shown["difference"]) == (["+3.0", 3.0], ["+5.0 [+4.0, +6.0]", 5.0])
+    assert (shown["to_window"], shown["difference"]) == (["+3.0%", 3.0], ["+5.0% [+4.0, +6.0]", 5.0])
     assert "to_exact" not in shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import resource
@@ -83,6 +84,37 @@ def test_a_damaged_run_is_set_aside_and_run_again(copied: Path, config: str, gri
     assert len(report.ran) == len({first, full, last}) == len(list(copied.glob("runs/.damaged-*")))
     write(copied)
     assert tables(copied) == before
+
+
+def test_a_number_changed_by_hand_is_seen_wherever_it_stands(copied: Path, config: str, grid: Grid, crew: Here):
+    """A log-likelihood, a record without its values, an answer that other cells would be given, a sample."""
+    before = tables(copied)
+    records = [path for path in sorted(copied.glob("runs/*/run.json")) if "stdlib_text" in path.parent.name]
+    halved, emptied, sampled = records[0], records[1], records[2]
+    said = json.loads(halved.read_text())
+    metric = next(iter(said["values"]))
+    said["values"][metric][0] = [said["values"][metric][0][0] / 2, *said["values"][metric][0][1:]]
+    halved.write_text(json.dumps(said))
+    said = json.loads(emptied.read_text())
+    emptied.write_text(json.dumps({key: value for key, value in said.items() if key != "values"}))
+    samples = next(sampled.parent.rglob("samples_*.jsonl"))
+    samples.write_bytes(_with_another_digit(samples.read_bytes()))
+    answers = next(copied.glob("runs/full-kv_256-*/answers.json"))
+    answers.write_bytes(_with_another_digit(answers.read_bytes()))
+    spoilt = {path.parent for path in (halved, emptied, sampled, answers)}
+    assert set(Store(copied).damaged()) == {path.name for path in spoilt}
+    written = write(copied)
+    assert "Changed since they were written: " in written.missing
+    report = sweep(grid, copied, lambda _: crew, Silent(), command=f"sketch-eval sweep {config}")
+    assert len(report.ran) == len(spoilt) == len(list(copied.glob("runs/.damaged-*")))
+    write(copied)
+    assert tables(copied) == before
+
+
+def _with_another_digit(content: bytes) -> bytes:
+    """The same bytes but for one digit."""
+    at = next(place for place in range(len(content) // 2, len(content)) if content[place : place + 1].isdigit())
+    return content[:at] + (b"1" if content[at : at + 1] != b"1" else b"2") + content[at + 1 :]
 
 
 def test_two_sweeps_of_one_folder_do_not_meet(tmp_path: Path, grid: Grid):

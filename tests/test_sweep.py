@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +19,15 @@ from lm_eval.api.instance import Instance
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.leaderboard.rows import Sweep
+from sketch_eval.leaderboard.tables import choice, versus
 from sketch_eval.leaderboard.write import write
 from sketch_eval.reproduce import find, reproduce
 from sketch_eval.sweep.cells import FULL
 from sketch_eval.sweep.grid import Block, Grid, read
+from sketch_eval.sweep.store import sealed
 from sketch_eval.sweep.sweep import Here, sweep
 from sketch_eval.sweep.work import Job
+from sketch_eval.terminal import leaderboard_table
 
 
 def test_a_request_that_fits_has_the_full_caches_answer_and_need_not_be_asked(crew: Here):
@@ -157,8 +161,9 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path, small
     assert (len(report.ran), list(report.failed.values())) == (5, ["ValueError: no luck today"])
     (failure,) = tmp_path.glob("runs/*.failed.json")
     assert "in broken" in json.loads(failure.read_text())["reason"]
-    rows, _ = write(tmp_path)
-    assert "NOT COMPLETE: 1 runs are missing" in (tmp_path / "leaderboard.md").read_text()
+    rows = write(tmp_path).rows
+    missing = "NOT COMPLETE: 1 runs are missing (count_min 512×4 aggregate cap64 kv_256); run the sweep again."
+    assert missing in (tmp_path / "leaderboard.md").read_text()
     assert {row.task for row in rows if row.strategy == "aggregate"} == {"stdlib_text"}
     monkeypatch.undo()
     report = sweep(small, tmp_path, lambda _: crew, Silent())
@@ -180,6 +185,52 @@ def test_without_the_full_cache_nothing_else_of_a_task_runs(tmp_path: Path, smal
 # What the tables say.
 
 
+def test_a_groups_mean_is_left_out_until_all_its_parts_are_there(copied: Path):
+    """A mean over the parts that happen to be finished is another number."""
+    said = json.loads((copied / "sweep.json").read_text())
+    said["tasks"]["kv_512"] = copy.deepcopy(said["tasks"]["kv_256"])
+    said["tasks"]["kv_512"]["identity"]["task"] = "kv_512"
+    (copied / "sweep.json").write_text(json.dumps(said))
+    written = write(copied)
+    assert written.missing.startswith("NOT COMPLETE: 10 runs are missing (full kv_512, window cap64 kv_512, ")
+    for tasks, shown in ((written.tasks, False), (["kv_256", "stdlib_text"], True)):
+        table = leaderboard_table(written.rows, tasks)
+        columns = {str(column.header).split("\n")[0]: list(column.cells) for column in table.columns}
+        assert {bool(entry) for entry in columns["kv"]} == {shown}
+        assert all(columns["stdlib_text"])
+
+
+def test_an_unbound_row_is_the_full_caches_number_and_one_that_is_not_is_refused(copied: Path):
+    rows = {(row.cell, row.cap, row.task, row.metric): row for row in Sweep(copied).rows()}
+    fits, full = rows["window", 256.0, "kv_256", "acc"], next(r for k, r in rows.items() if k[0] == "full")
+    assert not fits.bound
+    assert (fits.value, fits.value_low, fits.value_high) == (full.value, full.value_low, full.value_high)
+    (path,) = copied.glob("runs/window-cap256-kv_256-*/run.json")
+    record = json.loads(path.read_text())
+    record.pop("sha256")
+    record["values"]["acc"][0] = 1.0 - record["values"]["acc"][0]
+    path.write_text(sealed(record))
+    with pytest.raises(UsageError, match="window cap256 kv_256 bound nothing in acc, but its values are not the full"):
+        Sweep(copied).rows()
+
+
+def test_each_row_says_its_difference_to_the_grids_reference(finished: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(finished, tmp_path / "mini"))
+    said = json.loads((folder / "sweep.json").read_text())
+    said["grid"]["reference"] = {"importance": "exact", "strategy": "aggregate"}
+    (folder / "sweep.json").write_text(json.dumps(said))
+    write(folder)
+    rows = {(row.cell, row.cap, row.metric): row for row in Sweep(folder).rows()}
+    reference = rows["exact aggregate", 64.0, "byte_perplexity"]
+    window = rows["window", 64.0, "byte_perplexity"]
+    assert window.to_reference == pytest.approx(100 * (window.value / reference.value - 1)) != 0
+    assert math.isnan(reference.to_reference)
+    assert math.isnan(rows["window", 256.0, "acc"].to_reference)
+    text = (folder / "leaderboard.md").read_text()
+    assert "## stdlib_text: byte_perplexity, against the reference" in text
+    assert f"| 64 | window | {choice(window)} |" in text
+
+
 def test_rows_say_what_lm_eval_says_and_how_it_differs(finished: Path):
     rows = {(row.cell, row.cap, row.task, row.metric): row for row in Sweep(finished).rows()}
     full = next(row for row in rows.values() if (row.kind, row.metric) == ("full", "byte_perplexity"))
@@ -196,7 +247,8 @@ def test_rows_say_what_lm_eval_says_and_how_it_differs(finished: Path):
     assert sketch.to_window == pytest.approx(100 * (sketch.value / window.value - 1))
     assert sketch.to_window_low < sketch.to_window < sketch.to_window_high
     primary = rows["count_min 32×2 topk64", 64.0, "stdlib_text", "word_perplexity"]
-    assert f"| window {primary.to_window:+.1f}% [" in (finished / "leaderboard.md").read_text()
+    assert versus(primary).startswith("window ")
+    assert f"| {versus(primary)}" in (finished / "leaderboard.md").read_text()
     folding, exact = (
         rows[cell, 64.0, "stdlib_text", "byte_perplexity"] for cell in ("count_min 32×2 aggregate", "exact aggregate")
     )
@@ -248,6 +300,23 @@ def test_a_row_is_reproduced_from_what_it_records(finished: Path, crew: Here):
     assert changed.changed["torch"][0] == "1.0"
     with pytest.raises(UsageError, match="no such row"):
         find("0123456789", [finished])
+
+
+def test_a_row_is_looked_for_among_ones_own_runs_first_and_never_taken_from_one_of_several(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    row = json.loads((finished / "leaderboard.json").read_text())["rows"][0]["row"]
+    for place in ("results/controls", "results/demo", "runs/demo"):
+        (tmp_path / place).mkdir(parents=True)
+        shutil.copy(finished / "leaderboard.json", tmp_path / place)
+    assert find(row)[0] == Path("runs/demo/leaderboard.json")
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(UsageError, match=r"is in results/controls/.*, results/demo/.*; say which with --in"):
+        find(row)
+    assert find(row, [Path("results/demo")])[0] == Path("results/demo/leaderboard.json")
+    with pytest.raises(UsageError, match="several rows begin so"):
+        find("", [finished])
 
 
 def test_tables_without_their_runs_are_told_from_no_sweep(copied: Path):

@@ -10,12 +10,14 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from sketch_eval.leaderboard.row import sign
 from sketch_eval.leaderboard.tidy import (
     available,
     by_cap,
     by_cell,
     by_depth,
     byte_ticks,
+    difference_title,
     family,
     full_value,
     heat_map,
@@ -156,7 +158,7 @@ def cells_figure(rows: pd.DataFrame, metric: str, style: dict[str, Style]) -> go
             )  # fmt: skip
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1], automargin=True)
     figure.update_xaxes(nticks=6, automargin=True)
-    label = f"{html.escape(title(rows, metric))}: difference to the full cache, %"
+    label = f"{html.escape(title(rows, metric))}: {difference_title(rows)}"
     figure.update_xaxes(title=label, col=(len(caps) + 1) // 2)
     figure.update_annotations(font_size=12)
     return figure.update_layout(
@@ -252,7 +254,13 @@ def _hover(rows: pd.DataFrame) -> list[str]:
     return [
         f"<b>{html.escape(row.cell)}</b>{'' if math.isnan(row.cap) else f', cap {row.cap:g}'}<br>"
         f"{number(row.value)} [{number(row.value_low)}, {number(row.value_high)}]<br>"
-        + (f"{row.difference:+.1f}% to full<br>" if row.bound else "" if row.kind == "full" else f"{UNBOUND}<br>")
+        + (
+            f"{row.difference:+.1f}{sign(row.unit)} to full<br>"
+            if row.bound
+            else ""
+            if row.kind == "full"
+            else f"{UNBOUND}<br>"
+        )
         + f"{size(row.total_bytes)}, row {html.escape(row.row)}"
         for row in rows.itertuples()
     ]

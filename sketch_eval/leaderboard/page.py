@@ -15,6 +15,7 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from sketch_eval.leaderboard import figures, tidy
+from sketch_eval.leaderboard.row import sign
 from sketch_eval.sweep.store import write_file
 
 HERE = Path(__file__).parent
@@ -57,15 +58,26 @@ class Column(NamedTuple):
 
 COLUMNS = [
     Column("row", "row", False), Column("cell", "cell", False), Column("cap", "cap"), Column("task", "task", False),
-    Column("metric", "metric", False), Column("value", "value [95%]"), Column("difference", "Δ full, % [95%]"),
-    Column("to_window", "Δ window, % [95%]"), Column("to_exact", "Δ exact, % [95%]"),
+    Column("metric", "metric", False), Column("value", "value [95%]"), Column("difference", "Δ full [95%]"),
+    Column("to_window", "Δ window [95%]"), Column("to_exact", "Δ exact [95%]"),
+    Column("to_reference", "Δ reference [95%]"),
     Column("binding", "binding requests"), Column("width", "width"), Column("depth", "depth"),
     Column("strategy", "strategy", False), Column("topk", "topk"), Column("importance", "importance", False),
     Column("item", "item", False), Column("kv_bytes", "KV KiB"), Column("sketch_bytes", "sketch KiB"),
     Column("total_bytes", "total KiB"), Column("saving", "saving"), Column("tokens_per_second", "tokens/s"),
     Column("seeds", "seeds", False), Column("spread_low", "spread of seeds"), Column("needle_depth", "needle depth"),
 ]  # fmt: skip
-OPTIONAL = {"to_window", "to_exact", "tokens_per_second", "spread_low", "needle_depth", "topk", "width", "depth"}
+OPTIONAL = {
+    "to_window",
+    "to_exact",
+    "to_reference",
+    "tokens_per_second",
+    "spread_low",
+    "needle_depth",
+    "topk",
+    "width",
+    "depth",
+}
 DETAILS = "command row cell cap task metric documents seeds decay normalize conservative sinks recent same_as".split()
 FILTERS = {"task": "Task", "metric": "Metric", "cell": "Cell", "cap": "Cap"}
 
@@ -152,8 +164,9 @@ def _cell(column: Column, record: dict[str, Any]) -> Any:
             shown = f"{tidy.number(value)} [{tidy.number(low)}, {tidy.number(high)}]"
             if not record["bound"] and record["kind"] != "full":
                 return [shown, None]  # else it would rank with the full cache
-        case "difference" | "to_window" | "to_exact":
-            shown = f"{value:+.1f}" if pd.isna(low) else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+        case "difference" | "to_window" | "to_exact" | "to_reference":
+            shown = f"{value:+.1f}{sign(record['unit'])}"
+            shown += "" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]"
         case "binding" | "saving" | "needle_depth":
             shown = f"{value:.0%}" if value in (0, 1) or abs(value - 0.5) < 0.49 else f"{value:.1%}"
         case "kv_bytes" | "sketch_bytes" | "total_bytes":

@@ -25,12 +25,15 @@ class Row:
         higher_is_better: whether more of the metric is better.
         needle_depth: where the fact stood, 0 (start) to 1 (end); NaN for all other metrics.
         documents: how many were scored.
-        value, value_low, value_high: the metric and its 95% bootstrap interval over documents.
-        difference, difference_low, difference_high: to the full cache, in percent of its value, paired by document.
+        value, value_low, value_high: the metric and its 95% interval over documents (`sketch_eval.statistics`).
+        unit: of all differences: `points`, hundredths, for an accuracy and all else that lies between 0 and 1;
+            `percent` of what is compared with for a perplexity.
+        difference, difference_low, difference_high: to the full cache, paired by document.
         to_window, to_window_low, to_window_high: to the control `window` at the same cap, likewise: what the cell gains
             or loses over keeping the newest tokens. NaN in the control's own row, where either bound nothing, and where
             the grid has no such control.
         to_exact, to_exact_low, to_exact_high: to the same cell with exact scores, likewise: what a sketch itself loses.
+        to_reference, to_reference_low, to_reference_high: to the grid's `reference` at the same cap, likewise.
         spread_low, spread_high: least and greatest value among the seeds; NaN with one seed.
         binding: share of requests for which a pair was evicted or hidden, 0 to 1.
         bound: whether any was: where not, the row is the full cache's and says nothing of the cell.
@@ -61,6 +64,7 @@ class Row:
     task: str
     metric: str
     higher_is_better: bool
+    unit: str
     needle_depth: float
     documents: int
     value: float
@@ -75,6 +79,9 @@ class Row:
     to_exact: float
     to_exact_low: float
     to_exact_high: float
+    to_reference: float
+    to_reference_low: float
+    to_reference_high: float
     spread_low: float
     spread_high: float
     binding: float
@@ -93,6 +100,11 @@ def percent(share: float) -> str:
     if 0 < share < 0.005:
         return "<1%"
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
+def sign(unit: str) -> str:
+    """What stands behind a difference: `%`, or ` pt` for points."""
+    return "%" if unit == "percent" else " pt"
 
 
 COLUMNS = [field.name for field in fields(Row)]

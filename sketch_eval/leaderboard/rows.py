@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from sketch_eval.config import CONTROLS, CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.leaderboard.row import Row
 from sketch_eval.leaderboard.tables import NOTES
-from sketch_eval.statistics import AGGREGATIONS, Score, average, difference, interval
+from sketch_eval.statistics import AGGREGATIONS, Score, average, difference, interval, unit
 from sketch_eval.sweep.cells import FULL, computation, kind, name, reads
 from sketch_eval.sweep.grid import Block, Grid, Task
 from sketch_eval.sweep.store import Store, digest
@@ -23,8 +24,14 @@ from sketch_eval.sweep.sweep import computations, seeded
 from sketch_eval.sweep.work import Job, identity, spell
 
 NONE = float("nan")
-REFERENCES = ("window", "exact")
-"""What each row says its difference to: `Row.to_window`, `Row.to_exact`."""
+OTHERS = ("window", "exact", "reference")
+"""What each row says its difference to, beside the full cache: `Row.to_window` and so on."""
+
+MOST_NAMES = 4
+"""Missing runs that are named."""
+
+ROUNDING = 1e-3
+"""Relative difference that a bounded cache's arithmetic may make to a part of a text that it does not bind."""
 
 
 class Sweep:
@@ -64,6 +71,16 @@ class Sweep:
         """Jobs of the grid that are not on disk."""
         jobs = [Job(cell, task) for cell in computations(self.grid) for task in self.about["tasks"]]
         return [job for job in jobs if self.record(job) is None]
+
+    def missing_line(self) -> str:
+        """What is missing, by cell and task as far as a line goes, and why; empty where nothing is."""
+        if not self.missing:
+            return ""
+        names, damaged = [job.name for job in self.missing], self.store.damaged()
+        some = ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if (more := len(names) - MOST_NAMES) > 0 else "")
+        failed = "".join(f" {name} failed: {reason}." for name, reason in self.failures.items())
+        changed = f" Changed since they were written: {', '.join(damaged)}." if damaged else ""
+        return f"NOT COMPLETE: {len(names)} runs are missing ({some}); run the sweep again.{changed}{failed}"
 
     def record(self, job: Job) -> dict[str, Any] | None:
         """A job's record; None where it is not on disk."""
@@ -130,7 +147,10 @@ class Sweep:
             each = [score.value for score in scores]
             share = _share(metric, binding, cell)
             score = average(scores)
-            controls = self._controls(cell, task) if share > 0 else {}
+            if not share > 0:
+                self._check_unbound(metric, jobs, records, full, score, base)
+                score = base
+            others = self._others(cell, task) if share > 0 else {}
             yield Row(
                 row=self.row_name(cell, task, metric),
                 **_cell_columns(cell),
@@ -140,9 +160,14 @@ class Sweep:
                 higher_is_better=self.about["tasks"][task]["higher_is_better"][metric.split(",")[0]],
                 needle_depth=_needle_depth(task, metric),
                 documents=base.documents,
+                unit=unit(score, base),
                 **_score_columns(score, base),
-                **_control_columns(
-                    score, {one: AGGREGATIONS[aggregation](run["values"][metric]) for one, run in controls.items()}
+                **_other_columns(
+                    score,
+                    {
+                        one: average([AGGREGATIONS[aggregation](run["values"][metric]) for run in runs])
+                        for one, runs in others.items()
+                    },
                 ),
                 spread_low=min(each) if len(each) > 1 else NONE,
                 spread_high=max(each) if len(each) > 1 else NONE,
@@ -160,15 +185,47 @@ class Sweep:
         cells = [cell for cell in self.grid.expand() if wanted.items() <= cell.model_dump().items()]
         return {cell.max_cache_size: computation(cell) for cell in cells}
 
-    def _controls(self, cell: CacheConfig, task: str) -> dict[str, dict[str, Any]]:
-        """The records of the `window` of a cell's cap, and of the cell with `exact` scores, which bound something."""
-        exact = computation(cell.model_copy(update={"conservative": False, **CONTROLS["exact"]}))
+    def _others(self, cell: CacheConfig, task: str) -> dict[str, list[dict[str, Any]]]:
+        """The records, one a seed, of what a cell is compared with: those that are on disk and bound something.
+
+        The `window` of its cap, the cell itself with `exact` scores, and the grid's reference at its cap.
+        """
+        exact = cell.model_copy(update={"conservative": False, **CONTROLS["exact"]})
+        cells = (self._windows.get(cell.max_cache_size), exact, self.grid.reference_at(cell.max_cache_size))
         found = {}
-        for control, other in zip(REFERENCES, (self._windows.get(cell.max_cache_size), exact), strict=True):
-            record = None if other in (None, computation(cell)) else self.record(Job(other, task))
-            if record is not None and record["counts"]["binding_requests"]:
-                found[control] = record
+        for which, other in zip(OTHERS, cells, strict=True):
+            if other is None or computation(other) == computation(cell):
+                continue
+            jobs = dict.fromkeys(Job(computation(one), task) for one in seeded(self.grid, other))
+            records = [record for job in jobs if (record := self.record(job)) is not None]
+            if len(records) == len(jobs) and any(record["counts"]["binding_requests"] for record in records):
+                found[which] = records
         return found
+
+    def _check_unbound(
+        self,
+        metric: str,
+        jobs: list[Job],
+        records: list[dict[str, Any]],
+        full: dict[str, Any],
+        score: Score,
+        base: Score,
+    ) -> None:
+        """Hold a row that bound nothing to the full cache's: it is shown by that one's number.
+
+        Raises:
+            UsageError: a run was answered by the full cache's answers and has other values, or a part of its texts that
+                it does not bind has.
+        """
+        for job, record in zip(jobs, records, strict=True):
+            reused = not record["times"]["tokens"]
+            if (reused and record["values"][metric] != full["values"][metric]) or (
+                record["counts"]["binding_requests"] and not math.isclose(score.value, base.value, rel_tol=ROUNDING)
+            ):
+                raise UsageError(
+                    f"results={str(self.folder)!r}: {job.name} bound nothing in {metric}, but its values are not the "
+                    "full cache's: one of the two is not what a sweep wrote; delete both runs and sweep again"
+                )
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """By row, the grid of that row alone: what `reproduce` needs."""
@@ -248,12 +305,12 @@ def _score_columns(score: Score, base: Score) -> dict[str, Any]:
     return value | {"difference": change, "difference_low": change_low, "difference_high": change_high}
 
 
-def _control_columns(score: Score, controls: dict[str, Score]) -> dict[str, Any]:
-    """The columns of the differences to the controls at the same cap."""
+def _other_columns(score: Score, others: dict[str, Score]) -> dict[str, Any]:
+    """The columns of the differences to other cells of the same cap."""
     found: dict[str, Any] = {}
-    for control in REFERENCES:
-        ends = difference(score, controls[control]) if control in controls else (NONE, NONE, NONE)
-        found |= zip((f"to_{control}", f"to_{control}_low", f"to_{control}_high"), ends, strict=True)
+    for which in OTHERS:
+        ends = difference(score, others[which]) if which in others else (NONE, NONE, NONE)
+        found |= zip((f"to_{which}", f"to_{which}_low", f"to_{which}_high"), ends, strict=True)
     return found
 
 

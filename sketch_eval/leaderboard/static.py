@@ -123,7 +123,7 @@ def _cells(rows: pd.DataFrame, task: str, metric: str, style: dict[str, Style]) 
         axes.xaxis.set_major_locator(MaxNLocator(5))
     panels[0].set_yticks(range(len(names)), names, fontsize=8)
     panels[0].invert_yaxis()
-    figure.supxlabel("difference to the full cache, %", fontsize=9)
+    figure.supxlabel(tidy.difference_title(rows), fontsize=9)
     figure.suptitle(f"{task}: {tidy.title(rows, metric)}", fontsize=10)
     return figure
 

@@ -13,30 +13,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sketch_eval.leaderboard.row import COLUMNS, Row, percent
+from sketch_eval.leaderboard.row import COLUMNS, Row, percent, sign
 from sketch_eval.sweep.store import write_file
 from sketch_eval.terminal import family
 
 NOTES = (
-    "Intervals are of a bootstrap over documents (2000 resamples, seed 0); a difference's is paired, the same "
-    "documents drawn from the cell and from the full cache. Where every document scored the same, an interval has no "
-    "width: there are few documents, not an exact score. A difference has none where what it is compared with "
-    "scores 0 in more than one of a hundred resamples, and is left out where that scores 0 altogether. Hash seeds are "
-    "averaged by document, so a perplexity is their geometric mean; the interval is over documents alone, the spread "
-    "between the seeds.",
+    "Intervals are 95% over documents, each for itself: of as many as a table has, one in twenty is expected to miss. "
+    "Perplexities and means have a studentised bootstrap interval (2000 resamples, seed 0), accuracies Wilson's, and "
+    "the difference of two accuracies Newcombe's; differences are paired, of the same documents in both. Hash seeds "
+    "are averaged by document, so a perplexity is their geometric mean; the interval is over documents alone, the "
+    "spread between the seeds.",
+    "A request that a cell's cap does not bind has the full cache's own answer, and is not asked again. A plain run "
+    "of `lm_eval` asks the bounded cache, whose arithmetic differs from it in the seventh digit.",
     "Documents longer than the model's positions are scored in lm-eval's disjoint windows, with an empty cache at the "
     "start of each.",
     "Bytes are one sequence's cache, all layers, counted from the tensors; those of the sketch are its table, or the "
     "exact scores that a control keeps instead.",
 )
 ENTRIES = (
-    "Each entry: score [95% interval]; its difference to the full cache in percent, or as a ratio (×) where it is "
-    "large [95% interval]; share of requests that were binding, for which a pair was evicted or hidden from a query.",
+    "Each entry: score [95% interval]; its difference to the full cache, of a perplexity in percent or as a ratio (×) "
+    "where it is large, of an accuracy in points (pt, hundredths) [95% interval]; share of requests that were binding, "
+    "for which a pair was evicted or hidden from a query.",
     "An entry `= full` bound nothing: it is the full cache, and says nothing of the cell. ‡ marks a cell that is the "
     "same computation as one above it, which was run for both.",
     "In the tables “sketches against controls”: a sketch's difference to `window` (what it gains or loses over keeping "
-    "the newest tokens) at the same cap, and to the same cell with `exact` scores (what the sketch itself loses), in "
-    "percent of the other's score, paired by document.",
+    "the newest tokens) at the same cap, and to the same cell with `exact` scores (what the sketch itself loses), "
+    "paired by document.",
 )
 
 
@@ -89,6 +91,9 @@ def markdown(rows: list[Row], about: dict[str, Any]) -> str:
             page.append(
                 _section(f"{group}: {metric}, sketches against controls", list(columns), places, compared, versus)
             )
+        referred = {key: row for key, row in found.items() if key[:2] in columns and not math.isnan(row.to_reference)}
+        if referred:
+            page.append(_section(f"{group}: {metric}, against the reference", list(columns), places, referred, choice))
     page.append(_bytes({_place(row): row for row in sorted(rows, key=_by_cap)}))
     return "\n".join(page)
 
@@ -100,7 +105,7 @@ def entry(row: Row) -> str:
         return value
     if not row.bound:
         return f"{_short(row.value)} = full"
-    change = _change(row.difference, row.difference_low, row.difference_high)
+    change = _change(row.unit, row.difference, row.difference_low, row.difference_high)
     return f"{value}{change and '; '}{change}; {percent(row.binding)}{' ‡' if row.same_as else ''}"
 
 
@@ -108,9 +113,14 @@ def versus(row: Row) -> str:
     """A sketch's differences to `window` and to `exact` as an entry of a table; empty where there are none."""
     if row.kind != "sketch" or row.same_as:
         return ""
-    window = _change(row.to_window, row.to_window_low, row.to_window_high)
-    exact = _change(row.to_exact, row.to_exact_low, row.to_exact_high)
+    window = _change(row.unit, row.to_window, row.to_window_low, row.to_window_high)
+    exact = _change(row.unit, row.to_exact, row.to_exact_low, row.to_exact_high)
     return "; ".join(f"{name} {change}" for name, change in (("window", window), ("exact", exact)) if change)
+
+
+def choice(row: Row) -> str:
+    """A row's difference to the grid's reference as an entry of a table."""
+    return _change(row.unit, row.to_reference, row.to_reference_low, row.to_reference_high)
 
 
 def _by_cap(row: Row) -> float:
@@ -155,15 +165,15 @@ def _bytes(rows: dict[tuple[str, str], Row]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _change(*numbers: float) -> str:
-    """A difference in percent with its interval; empty where it is not known."""
+def _change(unit: str, *numbers: float) -> str:
+    """A difference with its interval; empty where it is not known."""
     change, low, _ = numbers
     if math.isnan(change):
         return ""
     if math.isnan(low):
-        return f"{change:+.1f}%"
-    if max(abs(number) for number in numbers) < 200:
-        return "{:+.1f}% [{:+.1f}, {:+.1f}]".format(*numbers)
+        return f"{change:+.1f}{sign(unit)}"
+    if unit == "points" or max(abs(number) for number in numbers) < 200:
+        return f"{change:+.1f}{sign(unit)} [{low:+.1f}, {numbers[2]:+.1f}]"
     return "{}× [{}, {}]".format(*(_short(1 + number / 100) for number in numbers))
 
 

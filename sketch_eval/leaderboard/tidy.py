@@ -47,8 +47,10 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
     How hard the documents are is in the full cache's score as well, so this is what cells are to be told apart by. The
     score's own interval stands in where the difference has none.
     """
-    full = rows["value"] / (1 + rows["difference"] / 100)
-    ends = {end: full * (1 + rows[f"difference_{end}"] / 100) for end in ("low", "high")}
+    points, share = rows["unit"] == "points", rows["difference"] / 100
+    full = (rows["value"] - share).where(points, rows["value"] / (1 + share))
+    off = {end: rows[f"difference_{end}"] / 100 for end in ("low", "high")}
+    ends = {end: (full + change).where(points, full * (1 + change)) for end, change in off.items()}
     known = (ends["low"] - ends["high"]).abs() < math.inf
     return rows.assign(**{end: ends[end].where(known, rows[f"value_{end}"]) for end in ends})
 
@@ -158,6 +160,12 @@ def byte_ticks(rows: pd.DataFrame) -> list[int]:
     low, high = int(rows["total_bytes"].min()), int(rows["total_bytes"].max())
     powers = range(math.ceil(math.log2(max(1, 0.93 * low))), math.floor(math.log2(max(1, 1.07 * high))) + 1)
     return [2**power for power in powers[:: 1 + len(powers) // 9]] if len(powers) > 1 else sorted({low, high})
+
+
+def difference_title(rows: pd.DataFrame) -> str:
+    """What the axis of a plot of differences to the full cache says, with the unit of the one metric of these rows."""
+    unit = "%" if rows["unit"].iloc[0] == "percent" else "points (hundredths)"
+    return f"difference to the full cache, {unit}"
 
 
 def full_value(rows: pd.DataFrame) -> float | None:

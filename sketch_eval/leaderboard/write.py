@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -13,8 +14,17 @@ from sketch_eval.leaderboard.rows import Sweep
 from sketch_eval.sweep.store import write_file
 
 
-def write(folder: Path, output: Path | None = None) -> tuple[list[Row], Path]:
-    """Write the leaderboard of a sweep's folder; returns its rows and the path of its page.
+class Written(NamedTuple):
+    """A leaderboard: its rows, the path of its page, all tasks of its sweep, and what of it is missing, in a line."""
+
+    rows: list[Row]
+    page: Path
+    tasks: list[str]
+    missing: str
+
+
+def write(folder: Path, output: Path | None = None) -> Written:
+    """Write the leaderboard of a sweep's folder.
 
     leaderboard.md, .csv and .json are the same for every run of one sweep, killed in between or not; timings.csv and
     leaderboard.html, which shows the times too, are not.
@@ -30,9 +40,9 @@ def write(folder: Path, output: Path | None = None) -> tuple[list[Row], Path]:
     rows, about, runs = sweep.rows(), sweep.description(), sweep.runs()
     if not rows:
         raise UsageError(f"results={str(folder)!r}: no task's full-cache run is finished there; run the sweep first")
-    if sweep.missing:
-        failed = "".join(f" {name} failed: {reason}." for name, reason in sweep.failures.items())
-        about["notes"].insert(0, f"NOT COMPLETE: {len(sweep.missing)} runs are missing; run the sweep again.{failed}")
+    missing = sweep.missing_line()
+    if missing:
+        about["notes"].insert(0, missing)
     target = folder if output is None else output
     target.mkdir(parents=True, exist_ok=True)
     tables.write(target, rows, about, [runs[row.row] for row in rows])
@@ -40,4 +50,4 @@ def write(folder: Path, output: Path | None = None) -> tuple[list[Row], Path]:
     write_file(target / "timings.csv", timings.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     data = frame(rows)
     static.write(target, data, {task: entry["primary"] for task, entry in about["tasks"].items()})
-    return rows, page.write(target, data, about, timings)
+    return Written(rows, page.write(target, data, about, timings), list(sweep.about["tasks"]), missing)

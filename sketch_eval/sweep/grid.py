@@ -203,9 +203,11 @@ def read(config: str) -> Grid:
     try:
         grid = Grid.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"{config}: " + "; ".join(_explain(e) for e in error.errors())) from None
+        errors = [one for one in error.errors() if not _follows(one, error.errors())]
+        raise UsageError(f"{config}: " + "; ".join(map(_explain, errors))) from None
     try:
-        grid.expand()
+        for cell in grid.expand():
+            grid.reference_at(cell.max_cache_size)
     except UsageError as error:
         raise UsageError(f"{config}: cells: {error}") from None
     return grid
@@ -221,10 +223,9 @@ def _find(config: str, beside: Path | None = None) -> Path:
     for path in places:
         if path.is_file():
             return path
-    names = [path.name for path in sorted(folder.glob("*.yaml")) if not path.name.startswith("lm_eval")]
-    raise UsageError(
-        f"config={config!r}{nearest(config, names)}: no such file; give a path, or one of {', '.join(names)}"
-    )
+    names = [path.stem for path in sorted(folder.glob("*.yaml")) if not path.name.startswith("lm_eval")]
+    near = nearest(config.removesuffix(".yaml"), names)
+    raise UsageError(f"config={config!r}{near}: no such file; give a path, or one of {', '.join(names)}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -251,6 +252,14 @@ def _load(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if "extends" in content:
         content = _load(_find(str(content.pop("extends")), beside=path), (*seen, path)) | content
     return content
+
+
+def _follows(error: Any, errors: list[Any]) -> bool:
+    """Whether a list is said to be empty only because its entries are wrong, which other errors say."""
+    place = error["loc"]
+    return error["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in errors
+    )
 
 
 def _explain(error: Any) -> str:

@@ -1,4 +1,4 @@
-"""`sketch-eval plan`: what a sweep will run, and what each cell costs in bytes and, by a short probe, in time."""
+"""`sketch-eval plan`: what a sweep will run, what each cell costs in bytes and, by a short probe, in time."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Line:
         name: the cell without its cap.
         cap: its cap; None for the full cache.
         same_as: number of the cell that is the same computation and comes first; None where none does.
+        cell: the cell.
         runs: computations it adds for each task: its seeds, or 0.
         kind: `full`, `control` or `sketch`.
         bytes: the ledger, in bytes of one sequence; None where the model's config is not at hand.
@@ -46,42 +47,46 @@ class Line:
     same_as: int | None
     runs: int
     kind: str
+    cell: CacheConfig
     bytes: dict[str, Any] | None
     seconds: float | None = None
 
 
-def plan(grid: Grid, worker: Worker | None = None) -> list[Line]:
-    """The cells of a grid; with a worker, its speed is probed and each cell's time estimated.
+def plan(grid: Grid) -> list[Line]:
+    """The cells of a grid: nothing is loaded, and nothing asked of the network.
 
     Raises:
-        UsageError: the model is no GPT-2.
+        UsageError: the model is no GPT-2, or has fewer positions than max_length.
     """
-    model = _model(grid.model) if worker is None else (worker.lm.config, worker.lm.model.dtype, worker.lm.max_length)
+    model = _model(grid.model)
     seen: dict[CacheConfig, int] = {}
-    lines, cells = [], []
+    lines = []
     for number, cell in enumerate([FULL, *grid.expand()]):
         copies = dict.fromkeys(computation(one) for one in seeded(grid, cell))
         first = min((seen[copy] for copy in copies if copy in seen), default=None)
         fresh = [copy for copy in copies if copy not in seen]
         seen |= dict.fromkeys(fresh, number)
         bytes_ = None if model is None else ledger(cell, *model)
-        lines.append(Line(number, name(cell), cell.max_cache_size, first, len(fresh), kind(cell), bytes_))
-        cells.append(cell)
-    if worker is not None:
-        by_task = {name: passes(worker.lm, task) for name, task in worker.tasks.items()}
-        lengths = [length for each in by_task.values() for length in each]
-        longest = worker.tasks[max(by_task, key=lambda name: max(by_task[name]))]
-        speeds: dict[Any, float] = {}
-        for line, cell in zip(lines, cells, strict=True):
-            worker.lm.take(cell, {})
-            bound = sum(length for length in lengths if not worker.lm.fits(length))
-            sort = (cell.max_cache_size, cell.strategy, cell.visible is None, cell.importance)
-            if line.runs and bound and sort not in speeds:
-                if len(speeds) < 2:  # For nothing: the first passes, full and bounded, load what all others find.
-                    _probe(worker, longest)
-                speeds[sort] = _probe(worker, longest)
-            line.seconds = line.runs * bound / speeds[sort] if line.runs and bound else 0.0
+        lines.append(Line(number, name(cell), cell.max_cache_size, first, len(fresh), kind(cell), cell, bytes_))
     return lines
+
+
+def estimate(lines: list[Line], worker: Worker) -> None:
+    """Probe a worker's speed, and write down the time of each line."""
+    by_task = {name: passes(worker.lm, task) for name, task in worker.tasks.items()}
+    lengths = [length for each in by_task.values() for length in each]
+    longest = worker.tasks[max(by_task, key=lambda name: max(by_task[name]))]
+    speeds: dict[Any, float] = {}
+    for line in lines:
+        cell = line.cell
+        worker.lm.take(cell, {})
+        bound = sum(length for length in lengths if not worker.lm.fits(length))
+        sort = (cell.max_cache_size, cell.strategy, cell.visible is None, cell.importance)
+        if line.runs and bound and sort not in speeds:
+            if len(speeds) < 2:  # For nothing: the first passes, full and bounded, load what all others find.
+                _probe(worker, longest)
+            speeds[sort] = _probe(worker, longest)
+        line.seconds = line.runs * bound / speeds[sort] if line.runs and bound else 0.0
 
 
 def passes(lm: SweepLM, task: LoadedTask) -> list[int]:
@@ -112,11 +117,11 @@ def _probe(worker: Worker, task: LoadedTask) -> float:
 
 
 def _model(model: Model) -> tuple[Any, torch.dtype, int] | None:
-    """A model's config, dtype and positions, without its weights; None where they are not at hand."""
+    """A model's config, dtype and positions, without its weights; None where they are not on this machine."""
     pretrained = bundled.path() if model.pretrained == "bundled" else model.pretrained
     try:
-        config = AutoConfig.from_pretrained(pretrained, revision=model.revision)
+        config = AutoConfig.from_pretrained(pretrained, revision=model.revision, local_files_only=True)
     except (OSError, ValueError):
         return None
-    attention.check(config)
+    attention.check(config, model.max_length)
     return config, getattr(torch, model.dtype, torch.float32), model.max_length or config.n_positions

@@ -3,7 +3,8 @@
 A folder of a sweep:
 
     sweep.json                          the model that all its runs are of
-    runs/NAME-ID/run.json               identity, values by document, counts, bytes, times; sizes of the files beside it
+    runs/NAME-ID/run.json               identity, values by document, counts, bytes, times; SHA-256 of the files beside
+                                        it and of itself
     runs/NAME-ID/answers.json           of the full cache only: its answer to every request
     runs/NAME-ID/MODEL/results_*.json   lm-eval's own results
     runs/NAME-ID/MODEL/samples_*.jsonl  lm-eval's own samples, one line a document
@@ -19,7 +20,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from sketch_eval.errors import UsageError
 
-RECORD = "run.json"
+RECORD, SEAL = "run.json", "sha256"
 
 
 def digest(value: Any) -> str:
@@ -136,12 +137,12 @@ class Store:
             try:
                 scratch.mkdir(parents=True)
                 files(scratch)
-                sizes = {}
+                sums = {}
                 for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
-                    sizes[str(path.relative_to(scratch))] = path.stat().st_size
-                write_file(scratch / RECORD, json.dumps(record | {"key": key, "files": sizes}))
+                        sums[str(path.relative_to(scratch))] = file_digest(file, "sha256").hexdigest()
+                write_file(scratch / RECORD, sealed(record | {"key": key, "files": sums}))
                 scratch.replace(final)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -176,11 +177,20 @@ class Store:
                 "and run the same command again"
             ) from error
 
-    def _is_whole(self, path: Path, key: str) -> bool:
+    def damaged(self) -> list[str]:
+        """The folders of runs that are not as they were written."""
+        folders = (path for path in sorted(self.runs.glob("*-*")) if path.is_dir() and not path.name.startswith("."))
+        return [path.name for path in folders if not self._is_whole(path)]
+
+    def _is_whole(self, path: Path, key: str | None = None) -> bool:
+        """Whether a run's record and files are, to the byte, what was written, and its key the given one, if any."""
         try:
             record = self.read(path)
-            return record["key"] == key and all(
-                (path / file).stat().st_size == size for file, size in record["files"].items()
+            seal = record.pop(SEAL)
+            return (
+                key in (None, record["key"])
+                and seal == digest(record)
+                and all(_sum(path / file) == known for file, known in record["files"].items())
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
@@ -191,6 +201,16 @@ class Store:
         while (aside := path.with_name(f".damaged-{number}-{path.name}")).exists():
             number += 1
         path.rename(aside)
+
+
+def sealed(record: dict[str, Any]) -> str:
+    """A run's record as JSON, with its own digest, so that a number changed by hand is seen."""
+    return json.dumps(record | {SEAL: digest(json.loads(json.dumps(record)))})
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def write_file(path: Path, text: str) -> None:
