@@ -6,7 +6,7 @@ PY := .venv/bin/python
 SKETCH := .venv/bin/sketch-eval
 STAMP := .venv/.installed
 
-.PHONY: install test test-slow demo train tables bench lint format
+.PHONY: install test test-slow demo train tables pages bench lint format
 
 install: $(STAMP)
 
@@ -39,6 +39,12 @@ tables: $(addprefix table-,tasks-real tasks ablation-real ablation seed-144-bund
 
 table-%: $(STAMP)
 	$(SKETCH) sweep $* --output results/$*
+
+# A page for each committed table under runs/pages: what the workflow `pages` publishes.
+pages: $(STAMP)
+	rm -rf runs/pages && mkdir -p runs/pages
+	for folder in results/*/; do name=$$(basename $$folder) && $(SKETCH) page $$folder --output runs/pages/$$name && \
+		echo "<p><a href=\"$$name/leaderboard.html\">$$name</a></p>" >> runs/pages/index.html || exit 1; done
 
 bench: $(STAMP)
 	$(PY) benchmarks/speed.py

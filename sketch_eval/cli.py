@@ -125,8 +125,19 @@ def leaderboard(
     results: Annotated[Path, typer.Argument(help="a folder that `sketch-eval sweep` wrote")],
     output: Annotated[Path | None, typer.Option(help="folder of the tables; default: the same")] = None,
 ) -> None:
-    """Write leaderboard.md, .csv, .json and .html, and figures/, out of the finished runs."""
+    """Write leaderboard.md with its pictures, .csv, .json and .html, and figures/, out of the finished runs."""
     _leaderboard(results, output)
+
+
+@app.command()
+def page(
+    results: Annotated[Path, typer.Argument(help="a folder with a leaderboard.json, such as results/tasks")],
+    output: Annotated[Path | None, typer.Option(help="folder of the page; default: the same")] = None,
+) -> None:
+    """Write leaderboard.html and figures/ out of a leaderboard's tables, without its runs."""
+    from sketch_eval.leaderboard.write import write_page
+
+    console.print(f"page: {write_page(results, output)}", soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -10,8 +10,10 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from sketch_eval.errors import UsageError
 from sketch_eval.leaderboard import figures, page, static, tidy
 from sketch_eval.leaderboard.row import Row, frame
+from sketch_eval.leaderboard.write import write_page
 
 MIB = 2**20
 NAN = float("nan")
@@ -210,6 +212,28 @@ def test_page_asks_nothing_of_the_network_and_injects_nothing():
     assert all("<" not in cell for cells in data["rows"] for cell in cells if isinstance(cell, str))
 
 
+def test_a_page_is_made_of_the_tables_alone(finished, tmp_path):
+    """What is committed is enough for it: the same page as a sweep wrote, but for the times."""
+    shutil.copy(finished / "leaderboard.json", tmp_path)
+    made = write_page(tmp_path).read_text()
+    data = [
+        json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+        for text in (made, (finished / "leaderboard.html").read_text())
+    ]
+    assert data[0]["details"] == data[1]["details"]
+    assert data[0]["plots"] == data[1]["plots"]
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        p.name for p in (finished / "figures").iterdir()
+    }
+    assert "![bytes](bytes.png)" in (finished / "leaderboard.md").read_text()
+    assert (finished / "bytes.png").stat().st_size > 1000
+    with pytest.raises(UsageError, match=r"holds no leaderboard\.json"):
+        write_page(tmp_path / "nowhere")
+    (tmp_path / "leaderboard.json").write_text("{}")
+    with pytest.raises(UsageError, match="is no leaderboard that"):
+        write_page(tmp_path)
+
+
 def test_static_files_are_the_same_each_time(tmp_path):
     rows = sweep()
     rows = rows[(rows["task"] == "recall")]
@@ -289,7 +313,7 @@ def test_table_sorts_and_filters(opened):
     opened.find_element(By.NAME, "search").send_keys("aggregate")
     assert (everything, at_cap, info(opened)) == (166, 56, 12)  # the full cache stands beside each cap
     assert set(column(opened, "cap")) == {"128"}
-    assert set(column(opened, "to_window")) == {"+3.0 [+2.0, +4.0]"}
+    assert set(column(opened, "to_window")) == {"+3.0% [+2.0, +4.0]"}
     opened.find_element(By.CSS_SELECTOR, "#cells td.row button").click()
     assert COMMAND in opened.find_element(By.CSS_SELECTOR, ".details pre").text
     opened.find_element(By.CSS_SELECTOR, "#filters button").click()

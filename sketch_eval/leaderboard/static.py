@@ -51,6 +51,27 @@ def write(folder: Path, rows: pd.DataFrame, primary: dict[str, str] | None = Non
     return paths
 
 
+def pictures(folder: Path, rows: pd.DataFrame, about: dict[str, Any]) -> list[Path]:
+    """Draw quality against bytes, and cell by cell, of the first task's first metric: what leaderboard.md shows.
+
+    Args:
+        folder: where bytes.png and cells.png go, those that there is data for.
+        rows: the rows.
+        about: what the sweep was, with its tasks and their primary metrics.
+    """
+    task, metric = next((task, entry["primary"]) for task, entry in about["tasks"].items())
+    chosen, style, paths = tidy.select(rows, task, metric), styles(rows), []
+    with mpl.rc_context(dict[Any, Any](mpl.rcParamsDefault) | LOOK):
+        for plot in ("bytes", "cells"):
+            path = folder / f"{plot}.png"
+            path.unlink(missing_ok=True)
+            if plot in tidy.available(chosen):
+                figure = PLOTS[plot](chosen, task, metric, style)
+                figure.savefig(path, metadata={"Software": None}, dpi=DPI, bbox_inches="tight")
+                paths.append(path)
+    return paths
+
+
 def _drawn(rows: pd.DataFrame, primary: dict[str, str] | None) -> Iterator[tuple[str, Figure]]:
     """The name and the figure of each plot that there is data for."""
     style = styles(rows)

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,9 @@ ENTRIES = (
 )
 
 
-def write(folder: Path, rows: list[Row], about: dict[str, Any], runs: list[dict[str, Any]]) -> list[Path]:
+def write(
+    folder: Path, rows: list[Row], about: dict[str, Any], runs: list[dict[str, Any]], pictures: Sequence[Path] = ()
+) -> list[Path]:
     """Write the three tables.
 
     Args:
@@ -50,13 +52,14 @@ def write(folder: Path, rows: list[Row], about: dict[str, Any], runs: list[dict[
         rows: the rows.
         about: what the sweep was: name, description, command, model, versions, commit, tasks, notes.
         runs: for each row, what `reproduce` needs.
+        pictures: files in the folder for leaderboard.md to show.
     """
     entries = [
         {**{key: _json(value) for key, value in asdict(row).items()}, "run": run}
         for row, run in zip(rows, runs, strict=True)
     ]
     texts = {
-        "leaderboard.md": markdown(rows, about),
+        "leaderboard.md": markdown(rows, about, pictures),
         "leaderboard.csv": _csv(rows),
         "leaderboard.json": json.dumps({"about": about, "rows": entries}, indent=1, ensure_ascii=False) + "\n",
     }
@@ -65,8 +68,14 @@ def write(folder: Path, rows: list[Row], about: dict[str, Any], runs: list[dict[
     return [folder / name for name in texts]
 
 
-def markdown(rows: list[Row], about: dict[str, Any]) -> str:
-    """The rows as a page: a table for each family of tasks and metric, then the bytes."""
+def row_of(entry: dict[str, Any]) -> Row:
+    """The row of an entry of leaderboard.json, whose missing numbers are null there."""
+    known: dict[str, Any] = {key: math.nan if entry[key] is None else entry[key] for key in COLUMNS}
+    return Row(**known)
+
+
+def markdown(rows: list[Row], about: dict[str, Any], pictures: Sequence[Path] = ()) -> str:
+    """The rows as a page: pictures, a table for each family of tasks and metric, then the bytes."""
     model = about["model"]
     page = [
         f"# {about['name']}\n",
@@ -77,7 +86,9 @@ def markdown(rows: list[Row], about: dict[str, Any]) -> str:
         + ".\n",
         *(f"- {note}" for note in (*ENTRIES, *about["notes"])),
         "- Documents: " + ", ".join(f"{task} {entry['documents']}" for task, entry in about["tasks"].items()) + ".",
-        "- A row's name for `sketch-eval reproduce` is in `leaderboard.csv`, with whatever is left out here.\n",
+        "- A row's name for `sketch-eval reproduce` is in `leaderboard.csv`, with whatever is left out here. "
+        "`sketch-eval page` makes a page to sort and filter, and all the plots, of `leaderboard.json`.\n",
+        *(f"![{path.stem}]({path.name})\n" for path in pictures),
     ]
     groups: defaultdict[tuple[str, str], dict[tuple[str, str], None]] = defaultdict(dict)
     for row in rows:

@@ -1,9 +1,10 @@
-"""Everything that `sketch-eval leaderboard` writes."""
+"""Everything that `sketch-eval leaderboard` writes, and the page that `sketch-eval page` makes of its tables."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -26,8 +27,8 @@ class Written(NamedTuple):
 def write(folder: Path, output: Path | None = None) -> Written:
     """Write the leaderboard of a sweep's folder.
 
-    leaderboard.md, .csv and .json are the same for every run of one sweep, killed in between or not; timings.csv and
-    leaderboard.html, which shows the times too, are not.
+    leaderboard.md with its pictures, .csv and .json are the same for every run of one sweep, killed in between or not;
+    timings.csv and leaderboard.html, which shows the times too, are not.
 
     Args:
         folder: a folder that `sketch-eval sweep` wrote.
@@ -45,9 +46,39 @@ def write(folder: Path, output: Path | None = None) -> Written:
         about["notes"].insert(0, missing)
     target = folder if output is None else output
     target.mkdir(parents=True, exist_ok=True)
-    tables.write(target, rows, about, [runs[row.row] for row in rows])
+    data = frame(rows)
+    pictures = static.pictures(target, data, about)
+    tables.write(target, rows, about, [runs[row.row] for row in rows], pictures)
     timings = pd.DataFrame(sweep.timings())
     write_file(target / "timings.csv", timings.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    data = frame(rows)
+    return Written(rows, _draw(target, data, about, timings), list(sweep.about["tasks"]), missing)
+
+
+def write_page(folder: Path, output: Path | None = None) -> Path:
+    """Write leaderboard.html and figures/ out of a folder's tables alone, and return the path of the page.
+
+    Args:
+        folder: a folder with a leaderboard.json, and with a timings.csv if the page is to show times.
+        output: where to write, by default there.
+
+    Raises:
+        UsageError: there is no leaderboard.json, or it is none.
+    """
+    path, times = folder / "leaderboard.json", folder / "timings.csv"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        data, about = frame([tables.row_of(entry) for entry in content["rows"]]), content["about"]
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"results={str(folder)!r} holds no leaderboard.json; give the folder of a leaderboard"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"results={str(path)!r} is no leaderboard that `sketch-eval leaderboard` wrote") from error
+    target = folder if output is None else output
+    target.mkdir(parents=True, exist_ok=True)
+    return _draw(target, data, about, pd.read_csv(times) if times.exists() else None)
+
+
+def _draw(target: Path, data: pd.DataFrame, about: dict[str, Any], timings: pd.DataFrame | None) -> Path:
     static.write(target, data, {task: entry["primary"] for task, entry in about["tasks"].items()})
-    return Written(rows, page.write(target, data, about, timings), list(sweep.about["tasks"]), missing)
+    return page.write(target, data, about, timings)

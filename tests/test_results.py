@@ -1,0 +1,63 @@
+"""The committed tables: of one state of the code and of one model, and still what the code says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Silent
+
+from sketch_eval import provenance
+from sketch_eval.reproduce import reproduce
+from sketch_eval.sweep.grid import read
+from sketch_eval.sweep.sweep import Here
+
+RESULTS = Path(__file__).parents[1] / "results"
+BOARDS = {path.parent.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/leaderboard.json"))}
+OFFLINE = ("stdlib_text", "induction", "recall", "kv_", "long_text")
+"""Beginnings of the names of tasks that need no network."""
+
+
+def test_all_tables_are_of_one_state_of_the_code_and_one_model():
+    for key in ("sources", "commit", "versions"):
+        assert len({json.dumps(board["about"][key]) for board in BOARDS.values()}) == 1, key
+    assert len({board["about"]["model"]["fingerprint"] for board in BOARDS.values()}) == 1
+    assert not any(note.startswith("NOT COMPLETE") for board in BOARDS.values() for note in board["about"]["notes"])
+    assert "dirty" not in next(iter(BOARDS.values()))["about"]["commit"]
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_table_has_every_cell_of_its_grid(name: str):
+    board, grid = BOARDS[name], read(name)
+    there = {row["cell"] + str(row["cap"]) for row in board["rows"]}
+    assert len(there) == 1 + len(grid.expand())
+    assert set(board["about"]["tasks"]) >= {task for task in grid.tasks if not task.startswith("recall")}
+
+
+def cheapest(board: dict[str, Any]) -> dict[str, Any]:
+    """A bounded row of a board's, of its last cells and of the task that takes least and no network."""
+    rows = [row for row in board["rows"] if row["bound"] and row["task"].startswith(OFFLINE) and not row["same_as"]]
+    return min(reversed(rows), key=lambda row: row["documents"])
+
+
+def verdict(board: dict[str, Any]) -> str:
+    comparison = reproduce(cheapest(board), board["about"], Here, Silent())
+    return comparison.verdict
+
+
+def test_a_row_of_the_demos_table_is_reproduced():
+    assert verdict(BOARDS["demo"]) in ("equal", "close")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in BOARDS if name not in ("demo", "tasks-real", "ablation-real")])
+def test_a_row_of_each_table_is_reproduced(name: str):
+    assert verdict(BOARDS[name]) in ("equal", "close")
+
+
+@pytest.mark.slow
+def test_the_tables_are_of_the_present_sources():
+    """After a change of what a score passes through, `make tables`."""
+    assert {board["about"]["sources"] for board in BOARDS.values()} == {provenance.sources()}
