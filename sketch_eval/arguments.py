@@ -11,22 +11,30 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoConfig, PreTrainedModel
 
 from sketch_eval.config import CacheConfig, nearest
-from sketch_eval.errors import UsageError, first_line
+from sketch_eval.errors import UsageError, first_line, sentence
 
 _HFLM_ARGUMENTS = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"}
 _LOADING_ARGUMENTS = {
-    "cache_dir", "code_revision", "force_download", "local_files_only", "low_cpu_mem_usage", "proxies",
-    "quantization_config", "token", "torch_dtype", "use_safetensors", "variant", "weights_only",
+    "cache_dir", "code_revision", "force_download", "local_files_only", "low_cpu_mem_usage", "proxies", "token",
+    "torch_dtype", "use_safetensors", "variant", "weights_only",
 }  # fmt: skip
 """What HFLM passes on to `from_pretrained`."""
 
 _OWN_CACHES = {
     "assistant_early_exit", "assistant_model", "cache_config", "cache_implementation", "custom_generate", "dola_layers",
-    "guidance_scale", "max_cache_len", "negative_prompt_ids", "past_key_values", "penalty_alpha",
+    "generation_config", "guidance_scale", "max_cache_len", "negative_prompt_ids", "past_key_values", "penalty_alpha",
     "prompt_lookup_num_tokens", "use_mtp",
 }  # fmt: skip
 """Settings of `generate` under which something else than the model's own cache holds keys and values, or takes tokens
 back out of it."""
+
+_LM_EVALS_OWN = ("return_dict_in_generate", "use_cache")
+"""Settings of `generate` that lm-eval makes itself, and that would be given twice or break what it reads."""
+
+_ANSWER_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""lm-eval's names for how many tokens an answer may have."""
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_arguments(backend: str, arguments: dict[str, Any]) -> None:
@@ -47,10 +55,10 @@ def check_arguments(backend: str, arguments: dict[str, Any]) -> None:
     for name in ("dtype", "softmax_dtype", "mixed_precision_dtype", "torch_dtype"):
         dtype = arguments.get(name)
         found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if dtype not in (None, "auto") and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        if dtype not in (None, "auto") and found not in _DTYPES:
             raise UsageError(f"{name}={dtype!r} is no dtype of torch's for weights; give float32, bfloat16 or float16")
-    size = arguments.get("batch_size")
-    if size is not None and not re.fullmatch(r"[1-9]\d*|auto(:\d+(\.\d+)?)?", str(size)):
+    size = arguments.get("batch_size", 1)
+    if not re.fullmatch(r"[1-9]\d*|auto(:\d+(\.\d+)?)?", str(size)):
         raise UsageError(f"batch_size={size!r}: give a whole number from 1 up, auto, or auto:N to probe N times")
     known = {*CacheConfig.model_fields, *_HFLM_ARGUMENTS, *_LOADING_ARGUMENTS}
     for name, value in arguments.items():
@@ -71,7 +79,7 @@ def _check_additions(arguments: dict[str, Any]) -> None:
             config = PeftConfig.from_pretrained(peft, revision=revision)
         except Exception as error:  # Whatever a hub, a disk or a file of JSON can go wrong by.
             raise UsageError(
-                f"peft={peft!r} could not be loaded: {first_line(error)} Give the name or the folder of an adapter"
+                f"peft={peft!r} could not be loaded: {sentence(error)} Give the name or the folder of an adapter"
             ) from error
         refuse_virtual_tokens(f"peft={peft!r}", [config])
     if delta:
@@ -79,7 +87,7 @@ def _check_additions(arguments: dict[str, Any]) -> None:
             AutoConfig.from_pretrained(delta, revision=revision or "main")
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(
-                f"delta={delta!r} could not be loaded: {first_line(error)} Give the name or the folder of the weights "
+                f"delta={delta!r} could not be loaded: {sentence(error)} Give the name or the folder of the weights "
                 "to add"
             ) from error
 
@@ -97,6 +105,27 @@ def refuse_virtual_tokens(what: str, configs: list[Any]) -> None:
                 f"{what} is a {kind} adapter, whose virtual tokens would stand in the cache before the text; give one "
                 "that changes weights, such as LoRA"
             )
+
+
+def check_loaded(model: PreTrainedModel, arguments: dict[str, Any]) -> None:
+    """Refuse arguments that would change a model that is loaded already, and that HFLM leaves it without.
+
+    Raises:
+        UsageError: the first of them.
+    """
+    for name in ("peft", "delta", "gguf_file", "autogptq", "gptqmodel"):
+        if arguments.get(name):
+            raise UsageError(
+                f"{name}={arguments[name]!r}: pretrained is a loaded model, which nothing is added to; give its name "
+                "or folder, or one that has it already"
+            )
+    dtype = arguments.get("dtype")
+    wanted = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if wanted not in (None, "auto", model.dtype):
+        raise UsageError(
+            f"dtype={dtype!r}: pretrained is a loaded model of {str(model.dtype).removeprefix('torch.')}; convert it "
+            "first, and leave dtype out"
+        )
 
 
 def unwrap(pretrained: Any) -> Any:
@@ -130,10 +159,17 @@ def find_device(device: Any) -> str:
         raise UsageError(f"device={device!r} is no device of torch; give cpu, cuda, cuda:0 or mps") from error
     if found.type == "cuda":
         count = torch.cuda.device_count()
-        if not torch.cuda.is_available():
+        if not torch.cuda.is_available() and name in ("cuda", "cuda:0"):
             return "cpu"  # lm-eval's command line says cuda:0 where nobody asked for a device.
+        if not count:
+            raise UsageError(f"device={device!r}: there is no CUDA device here; give cpu")
         if (found.index or 0) >= count:
             raise UsageError(f"device={device!r}: there are {count} CUDA devices here; give cuda:0 to cuda:{count - 1}")
+        return name
+    try:
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError) as error:
+        raise UsageError(f"device={device!r}: torch cannot compute there ({first_line(error)}); give cpu") from error
     return name
 
 
@@ -161,19 +197,31 @@ def check_tokenizer(tokenizer: Any, vocabulary: int | None) -> None:
         )
 
 
-def check_generation(settings: dict[str, Any], defaults: Any) -> None:
+def check_generation(settings: dict[str, Any], defaults: Any, positions: int) -> None:
     """Refuse settings of `generate` with which keys and values would be kept outside of the cell's cache.
+
+    And those that lm-eval cannot pass on, and answers that would be longer than the model's positions.
 
     Args:
         settings: of a request, lm-eval's `gen_kwargs`.
         defaults: the model's `generation_config`.
+        positions: tokens of the longest text, its answer included.
 
     Raises:
         UsageError: one of them is set, there or here.
     """
+    for name in _LM_EVALS_OWN:
+        if name in settings:
+            raise UsageError(f"{name}={settings[name]!r} in gen_kwargs: lm-eval sets it itself; leave it out")
+    for name in (*_ANSWER_LENGTHS, "max_length"):
+        longest = positions if name == "max_length" else positions - 1
+        if (length := settings.get(name)) is not None and not 1 <= int(length) <= longest:
+            raise UsageError(
+                f"{name}={length!r} in gen_kwargs: the model has {positions} positions; give 1 to {longest}"
+            )
     for name in sorted(_OWN_CACHES):
         value = settings.get(name, getattr(defaults, name, None))
-        if value in (None, False) or (name == "guidance_scale" and value == 1):
+        if value is None or value is False or (name == "guidance_scale" and value == 1):
             continue
         where = "gen_kwargs" if name in settings else "the model's generation_config"
         raise UsageError(

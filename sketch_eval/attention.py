@@ -16,6 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from sketch_eval.cache import SketchCache
 from sketch_eval.errors import UsageError
+from sketch_eval.families import family_of
 
 NAME = "sketch_eval"
 _KEYWORD = "sketch_cache"
@@ -43,43 +44,19 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def enable(model: PreTrainedModel) -> None:
-    """Make a GPT-2 able to run with a `SketchCache`; without one it computes what it always did.
+    """Make a model able to run with a `SketchCache`; without one it computes what it always did.
 
     Raises:
-        UsageError: the model is no GPT-2, or a GPT-2 with cross-attention.
+        UsageError: the model is of no family that is known, or cannot be served exactly.
     """
-    check(model.config)
+    family_of(model.config)
     model.set_attn_implementation(NAME)
     if _announce not in model.base_model._forward_pre_hooks.values():
         model.base_model.register_forward_pre_hook(_announce, with_kwargs=True)
 
 
-def check(config: Any, max_length: Any = None) -> None:
-    """Refuse a model that `enable` does not take, and texts longer than it has positions for.
-
-    Args:
-        config: the model's config.
-        max_length: tokens of the longest text, as it was asked for; None is all the model's positions.
-
-    Raises:
-        UsageError: it is no plain GPT-2, or max_length is no number from 1 to its positions.
-    """
-    if config.model_type != "gpt2":
-        raise UsageError(
-            f"pretrained={config.name_or_path!r} is a {config.model_type} model; give a GPT-2 one, such as gpt2, "
-            "gpt2-medium, distilgpt2 or bundled"
-        )
-    if config.add_cross_attention:
-        raise UsageError(f"pretrained={config.name_or_path!r} has cross-attention; give a plain GPT-2 language model")
-    positions = config.n_positions
-    if max_length is not None and not (isinstance(max_length, int) and 1 <= max_length <= positions):
-        raise UsageError(
-            f"max_length={max_length!r}: the model has {positions} positions; give 1 to {positions}, or leave it out"
-        )
-
-
 def _announce(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-    """Before GPT-2's forward: tell the cache what tokens come, and send it along to the attention function."""
+    """Before the model's forward: tell the cache what tokens come, and send it along to the attention function."""
     call = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     cache, tokens, mask = (call.get(name) for name in ("past_key_values", "input_ids", "attention_mask"))
     if not isinstance(cache, SketchCache):

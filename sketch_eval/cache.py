@@ -12,7 +12,8 @@ from transformers.cache_utils import CacheLayerMixin
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance
-from sketch_eval.state import LayerState, Trace
+from sketch_eval.families import shape_of
+from sketch_eval.state import Call, LayerState, Trace, by_unit
 
 
 class SketchLayer(CacheLayerMixin):
@@ -47,18 +48,10 @@ class SketchLayer(CacheLayerMixin):
         self.tokens_seen += key_states.shape[-2]
         return key_states, value_states
 
-    def attend(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        tokens: torch.Tensor,
-        valid: torch.Tensor,
-        scaling: float,
-    ) -> tuple[torch.Tensor, Trace]:
+    def attend(self, call: Call) -> tuple[torch.Tensor, Trace]:
         """Store new tokens, evict, and attend from each; see `sketch_eval.execution.stepwise.advance`."""
         assert self.state is not None
-        return advance(self.execution, self.state, q, k, v, tokens, valid, scaling)
+        return advance(self.execution, self.state, call)
 
     def get_seq_length(self) -> int:
         """Tokens seen, padding included: transformers derives positions from it."""
@@ -102,7 +95,7 @@ class SketchLayer(CacheLayerMixin):
 class SketchCache(Cache):
     """A cache of at most `cell.max_cache_size` pairs a layer after each token, and one more while it attends.
 
-    For `model(..., past_key_values=cache)` and `model.generate(..., past_key_values=cache)` with a GPT-2 on which
+    For `model(..., past_key_values=cache)` and `model.generate(..., past_key_values=cache)` with a model on which
     `sketch_eval.attention.enable` was called. One cache serves one batch of sequences, from their beginning.
 
     Args:
@@ -110,6 +103,9 @@ class SketchCache(Cache):
         cell: the cell.
         traced: whether to keep what was decided, which grows with the text and decides nothing itself.
         execution: see `sketch_eval.execution.advance`.
+
+    Attributes:
+        units: rows that each sequence has in every layer's store (`LayerState`).
 
     Raises:
         UsageError: the cell has no bound: a full cache is transformers' `DynamicCache`.
@@ -120,8 +116,9 @@ class SketchCache(Cache):
     ) -> None:
         if cell.max_cache_size is None:
             raise UsageError("max_cache_size=None: a sketch cache needs a bound; use transformers' DynamicCache")
-        count = config.num_hidden_layers
+        count = shape_of(config).layers
         super().__init__(layers=[SketchLayer(cell, index, execution) for index in range(count)])
+        self.units = shape_of(config).kv_heads if cell.scope == "head" else 1
         self.traced = traced
         self._traces: list[list[Trace]] = [[] for _ in range(count)]
         self._tokens = self._valid = torch.empty(0)
@@ -160,17 +157,19 @@ class SketchCache(Cache):
         self._announced += tokens.shape[1]
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Output `[batch, tokens, heads, head_dim]` of one layer's attention; the arguments are as in `SketchLayer`."""
+        """Output `[batch, tokens, query heads, head_dim]` of one layer's attention; the arguments are as in `Call`."""
         tokens, valid = self._tokens.to(q.device), self._valid.to(q.device)  # Layers may be on several devices.
         # Autocast would round scores and hashes to half precision (DESIGN §2: decisions are float32).
         with torch.autocast(q.device.type, enabled=False):
-            output, trace = self.layers[layer].attend(q, k, v, tokens, valid, scaling)
+            output, trace = self.layers[layer].attend(Call(q, k, v, tokens, valid, scaling))
         if self.traced:
             self._traces[layer].append(trace)
         return output
 
     def trace(self, layer: int) -> Trace:
         """What a layer decided at each token so far, on the columns of the input, padding included.
+
+        A line for each row of `LayerState`: a sequence with scope=layer, a key/value head of one with scope=head.
 
         Raises:
             UsageError: the cache is not `traced`.
@@ -195,19 +194,20 @@ class SketchCache(Cache):
         super().batch_repeat_interleave(repeats)
         state = self.layers[0].state
         if self.traced and state is not None:
-            rows = torch.arange(len(state.seen) // repeats, device=state.seen.device)
-            self._select_traces(rows.repeat_interleave(repeats))
+            sequences = torch.arange(len(state.seen) // repeats, device=state.seen.device)
+            self._select_traces(sequences.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         super().batch_select_indices(indices)
         self._select_traces(indices)
 
-    def _select_traces(self, rows: torch.Tensor) -> None:
-        """Make the traces those of the given rows, as the layers' stores were made."""
+    def _select_traces(self, sequences: torch.Tensor) -> None:
+        """Make the traces those of the given sequences, as the layers' stores were made."""
         for layer, traces in enumerate(self._traces):
             if traces:
                 whole = Trace.join(traces)
-                self._traces[layer] = [whole.select(rows.to(whole.victims.device))]
+                rows = by_unit(sequences.to(whole.victims.device), self.units)
+                self._traces[layer] = [whole.select(rows)]
 
     def reset(self) -> None:
         super().reset()

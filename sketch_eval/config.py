@@ -5,15 +5,20 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sketch_eval.errors import UsageError
+from sketch_eval.policies import FATES, POLICIES
+from sketch_eval.policies.items import ITEMS
 
-Strategy = Literal["topk", "aggregate"]
-Importance = Literal["count_min", "count_sketch", "race", "exact", "last", "recency", "random", "knorm"]
-Item = Literal["position", "token", "key"]
+if TYPE_CHECKING:
+    Strategy = str
+    Importance = str
+    Item = str
+else:  # The registry's names, which no type checker can know.
+    Strategy, Importance, Item = (Literal[tuple(names)] for names in (FATES, POLICIES, ITEMS))
 
 Share = int | float
 """A number of tokens where it is an int, a fraction of the budget where it is a float below 1."""
@@ -29,6 +34,7 @@ class CacheConfig(BaseModel):
         strategy: what becomes of a victim: `topk` drops it, `aggregate` folds it into its nearest neighbour.
         topk: pairs a query sees, with strategy `topk`; None, or anything from `max_cache_size` up, is all.
         importance: what ranks the pairs (DESIGN §4).
+        scope: what shares its victims: all heads of a `layer`, or each key/value `head` for itself.
         item: what a sketch hashes for a pair (DESIGN §1). `race` hashes key vectors whatever it says.
         sinks: the first positions, never evicted.
         recent: the newest tokens, never evicted, the newest included.
@@ -46,6 +52,7 @@ class CacheConfig(BaseModel):
     strategy: Strategy = "topk"
     topk: int | None = Field(default=None, ge=1)
     importance: Importance = "count_min"
+    scope: Literal["layer", "head"] = "layer"
     item: Item = "position"
     sinks: Share = Field(default=4, ge=0, allow_inf_nan=False)
     recent: Share = Field(default=0.75, ge=0, allow_inf_nan=False)
@@ -77,11 +84,11 @@ class CacheConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> CacheConfig:
-        if self.topk is not None and self.strategy == "aggregate":
-            raise ValueError(f"topk={self.topk} goes with strategy=topk; leave topk out with strategy=aggregate")
+        if self.topk is not None and not FATES[self.strategy].hides:
+            raise ValueError(f"topk={self.topk} goes with strategy=topk; leave topk out with strategy={self.strategy}")
         if self.topk is not None and self.max_cache_size is None:
             raise ValueError(f"topk={self.topk} needs a bounded cache; give a max_cache_size or leave topk out")
-        if self.conservative and self.importance != "count_min":
+        if self.conservative and "conservative" not in POLICIES[self.importance].reads:
             raise ValueError(f"conservative=True is a Count-Min update; leave it out with importance={self.importance}")
         if self.max_cache_size is not None:
             sinks, recent = self.protected(self.max_cache_size)
@@ -142,11 +149,6 @@ class CacheConfig(BaseModel):
             f"one pair that leaves, so importance={self.importance} has no choice; lower recent or raise max_cache_size"
         )
 
-    @property
-    def counted(self) -> bool:
-        """Whether pairs carry a folded count n."""
-        return self.strategy == "aggregate"
-
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (did you mean ...?)` for a name that nearly is a known one, else the empty string."""
@@ -179,7 +181,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "random": {"importance": "random"},
     "tova": {"importance": "last"},
     "knorm": {"importance": "knorm"},
-    "h2o": {"importance": "exact", "decay": 1.0},
+    "h2o": {"importance": "exact", "decay": 1.0, "scope": "head"},
     "exact": {"importance": "exact"},
 }
 """The control ladder of DESIGN §4: what each control changes in a cell."""

@@ -10,7 +10,7 @@ from sketch_eval.cache import SketchCache
 
 @dataclass
 class Count:
-    """Sums over layers, and over requests.
+    """Sums over layers (with scope=head over their key/value heads too), and over requests.
 
     Attributes:
         requests: requests that the model ran; what lm-eval answers from a response cache is not among them.
@@ -34,14 +34,15 @@ class Count:
         return Count(1, int(self.evictions > 0 or self.hidden > 0), self.evictions, self.folds, self.hidden)
 
 
-def passed(cache: SketchCache | None, row: int, columns: int | None) -> Count:
-    """What one row of a traced cache counted over its first columns of input; nothing where no cache bounds it."""
+def passed(cache: SketchCache | None, sequence: int, columns: int | None) -> Count:
+    """What one sequence of a traced cache counted over its first columns of input; nothing where no cache bounds it."""
     total = Count()
     if cache is None:
         return total
+    rows = slice(sequence * cache.units, (sequence + 1) * cache.units)
     for layer in range(len(cache.layers)):
         trace = cache.trace(layer)
-        victims, survivors, hidden = (t[row, :columns] for t in (trace.victims, trace.survivors, trace.hidden))
+        victims, survivors, hidden = (t[rows, :columns] for t in (trace.victims, trace.survivors, trace.hidden))
         total.evictions += int((victims >= 0).sum())
         total.folds += int((survivors >= 0).sum())
         total.hidden += int(hidden.sum())

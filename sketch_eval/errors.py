@@ -43,3 +43,8 @@ _previous_excepthook = sys.excepthook
 def first_line(error: Exception) -> str:
     """The first line of an error's message; its kind where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def sentence(error: Exception) -> str:
+    """The same as a sentence, which another one can follow."""
+    return first_line(error).rstrip(" .:") + "."

@@ -21,25 +21,50 @@ def splitmix64(*words: int) -> int:
     return state
 
 
+Stream = int | tuple[int, ...]
+"""Which family of a seed's hashes: one for each layer, so that layers do not share collisions. A tuple gives row r of
+what is hashed the family number r modulo its length: the heads of a layer, where each has its own."""
+
+
+def head_stream(layer: int, head: int) -> int:
+    """The stream of one key/value head of a layer, which is no other head's and no layer's."""
+    return (head + 1 << 32) + layer
+
+
+def _families(stream: Stream) -> tuple[int, ...]:
+    return stream if isinstance(stream, tuple) else (stream,)
+
+
+def _rowwise(constants: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Constants `[families, ...]` for rows `[rows, n, ...]`: `[...]` of a single family, else `[rows, 1, ...]`."""
+    constants = constants.to(rows.device)
+    if len(constants) == 1:
+        return constants[0]
+    return constants.repeat(len(rows) // len(constants), *(1 for _ in constants.shape[1:])).unsqueeze(1)
+
+
 class PairwiseHash:
     """`depth` pairwise independent hashes x ↦ ((a·x + b) mod (2³¹ - 1)) mod size (Carter and Wegman, 1979).
 
     Args:
         size: number of buckets.
         depth: number of hashes.
-        seed: seed of the family.
-        stream: which family of that seed: one for each layer, so that layers do not share collisions.
+        seed: seed of the families.
+        stream: which family of that seed.
     """
 
-    def __init__(self, size: int, depth: int, seed: int, stream: int) -> None:
+    def __init__(self, size: int, depth: int, seed: int, stream: Stream) -> None:
         self.size = size
-        words = [splitmix64(seed, stream, row) for row in range(depth)]
-        self._a = torch.tensor([1 + word % (MERSENNE_31 - 1) for word in words])
-        self._b = torch.tensor([splitmix64(word) % MERSENNE_31 for word in words])
+        words = [[splitmix64(seed, family, row) for row in range(depth)] for family in _families(stream)]
+        self._a = torch.tensor([[1 + word % (MERSENNE_31 - 1) for word in family] for family in words])
+        self._b = torch.tensor([[splitmix64(word) % MERSENNE_31 for word in family] for family in words])
 
     def __call__(self, items: torch.Tensor) -> torch.Tensor:
-        """Buckets `[..., depth]` int64 of items `[...]`, integers in [0, 2³¹ - 1)."""
-        a, b = self._a.to(items.device), self._b.to(items.device)
+        """Buckets `[..., depth]` int64 of items `[...]`, integers in [0, 2³¹ - 1).
+
+        With several families the items are `[rows, n]`.
+        """
+        a, b = _rowwise(self._a, items), _rowwise(self._b, items)
         return (items.long().unsqueeze(-1) * a + b) % MERSENNE_31 % self.size
 
 
@@ -52,22 +77,31 @@ class SignHash:
         features: length of the vectors.
         bits: hyperplanes a hash; a code is in [0, 2^bits).
         depth: number of hashes.
-        seed: seed of the family.
+        seed: seed of the families.
         stream: which family of that seed.
     """
 
-    def __init__(self, features: int, bits: int, depth: int, seed: int, stream: int) -> None:
+    def __init__(self, features: int, bits: int, depth: int, seed: int, stream: Stream) -> None:
         self.bits, self.depth = bits, depth
-        count = features * bits * depth
-        words = [splitmix64(seed, stream, block) for block in range(-(-count // 64))]
-        signs = [1.0 - 2.0 * (word >> bit & 1) for word in words for bit in range(64)]
-        self._planes = torch.tensor(signs[:count], dtype=torch.float32).view(features, depth * bits)
+        self._planes = torch.stack([_planes(features, depth * bits, seed, family) for family in _families(stream)])
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Codes `[..., depth]` int64 of vectors `[..., features]`, computed in float32."""
-        above = (vectors.float() @ self._planes.to(vectors.device)) > 0
+        """Codes `[..., depth]` int64 of vectors `[..., features]`, computed in float32.
+
+        With several families the vectors are `[rows, n, features]`.
+        """
+        planes = self._planes.to(vectors.device)
+        families = planes[0] if len(planes) == 1 else planes.repeat(len(vectors) // len(planes), 1, 1)
+        above = (vectors.float() @ families) > 0
         powers = 2 ** torch.arange(self.bits, device=vectors.device)
         return (above.unflatten(-1, (self.depth, self.bits)) * powers).sum(-1)
+
+
+def _planes(features: int, count: int, seed: int, family: int) -> torch.Tensor:
+    """The hyperplanes of one family, float32 `[features, count]`."""
+    words = [splitmix64(seed, family, block) for block in range(-(-features * count // 64))]
+    signs = [1.0 - 2.0 * (word >> bit & 1) for word in words for bit in range(64)]
+    return torch.tensor(signs[: features * count], dtype=torch.float32).view(features, count)
 
 
 pairwise_hash = lru_cache(maxsize=1024)(PairwiseHash)
@@ -75,9 +109,10 @@ sign_hash = lru_cache(maxsize=256)(SignHash)
 """The families are made once a process: a cache is built anew for every request."""
 
 
-def uniform(positions: torch.Tensor, seed: int, stream: int) -> torch.Tensor:
+def uniform(positions: torch.Tensor, seed: int, stream: Stream) -> torch.Tensor:
     """A draw in [0, 1) for each position, float32 of the same shape: the same for a position at any time."""
-    bits = positions.long() * _signed(0x9E3779B97F4A7C15) + _signed(splitmix64(seed, stream))
+    starts = torch.tensor([_signed(splitmix64(seed, family)) for family in _families(stream)])
+    bits = positions.long() * _signed(0x9E3779B97F4A7C15) + _rowwise(starts, positions)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         bits = (bits ^ _shift_right(bits, shift)) * _signed(factor)
     return _shift_right(bits ^ _shift_right(bits, 31), 40).float() / 2**24

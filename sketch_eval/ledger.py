@@ -8,6 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from sketch_eval.config import CacheConfig
+from sketch_eval.families import shape_of
 from sketch_eval.state import LayerState
 
 
@@ -15,7 +16,8 @@ def ledger(cell: CacheConfig, config: PretrainedConfig, dtype: torch.dtype, max_
     """Bytes of a cache for one sequence.
 
     What all sequences and requests share is not counted: the hash functions, of which the hyperplanes of `race` and of
-    `item=key` are the largest (for GPT-2 at 512×4, 108 KiB a layer in float32).
+    `item=key` are the largest (for GPT-2 at 512×4, 108 KiB a layer in float32, with
+    either scope).
 
     Args:
         cell: the cell.
@@ -25,30 +27,28 @@ def ledger(cell: CacheConfig, config: PretrainedConfig, dtype: torch.dtype, max_
 
     Returns:
         `tokens` (C), `layers`, `layer_bytes` (by tensor, at its peak of C+1 pairs), `peak_bytes` and `steady_bytes`
-        (C+1 and C pairs, all layers), of the latter `kv_bytes` (keys and values), `sketch_bytes` (table or exact
-        scores) and `other_bytes`, and `full_bytes` (the full cache) with `saving`, the share of it that is saved.
+        (C+1 and C pairs, all layers), of the latter `kv_bytes` (keys and values), `sketch_bytes` (the policy's own: a
+        table or exact scores) and `other_bytes`, and `full_bytes` (the full cache) with `saving`, the share of it that
+        is saved.
     """
-    head_dim = config.hidden_size // config.num_attention_heads
-    layers = config.num_hidden_layers
-    full = 2 * layers * max_length * config.hidden_size * dtype.itemsize
+    shape = shape_of(config)
+    layers, full = shape.layers, shape.token_numbers * max_length * dtype.itemsize
     if cell.max_cache_size is None:
-        layer = {"keys": full // layers // 2, "values": full // layers // 2}
-        steady = layer
+        peak = steady = {"keys": full // layers // 2, "values": full // layers // 2}
+        memory = 0
     else:
-        keys = torch.empty(1, config.num_attention_heads, 0, head_dim, dtype=dtype, device="meta")
-        tensors = LayerState(cell, 0, keys).tensors()
-        layer = {name: tensor.nbytes for name, tensor in tensors.items()}
-        slots = cell.max_cache_size + 1
-        unslotted = ("seen", "sketch")
-        steady = {name: b if name in unslotted else b // slots * cell.max_cache_size for name, b in layer.items()}
+        keys = torch.empty(1, shape.kv_heads, 0, shape.head_dim, dtype=dtype, device="meta")
+        state = LayerState(cell, 0, keys)
+        held = LayerState(cell, 0, keys, slots=cell.max_cache_size)
+        peak, steady = ({name: tensor.nbytes for name, tensor in each.tensors().items()} for each in (state, held))
+        memory = sum(tensor.nbytes for tensor in held.policy.tensors().values())
     kv = steady["keys"] + steady["values"]
-    memory = steady.get("sketch", 0) + steady.get("scores", 0)
     total = sum(steady.values())
     return {
         "tokens": cell.max_cache_size or max_length,
         "layers": layers,
-        "layer_bytes": layer,
-        "peak_bytes": layers * sum(layer.values()),
+        "layer_bytes": peak,
+        "peak_bytes": layers * sum(peak.values()),
         "steady_bytes": layers * total,
         "kv_bytes": layers * kv,
         "sketch_bytes": layers * memory,

@@ -8,8 +8,9 @@ import json
 import logging
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lm_eval.api.instance import Instance
@@ -18,11 +19,19 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows
 
 from sketch_eval import attention, bundled, provenance
-from sketch_eval.arguments import check_arguments, check_generation, check_tokenizer, find_device, unwrap
+from sketch_eval.arguments import (
+    check_arguments,
+    check_generation,
+    check_loaded,
+    check_tokenizer,
+    find_device,
+    unwrap,
+)
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CacheConfig, nearest
 from sketch_eval.counts import Count, Counts, passed
-from sketch_eval.errors import UsageError, first_line, report_in_one_line
+from sketch_eval.errors import UsageError, report_in_one_line, sentence
+from sketch_eval.families import check
 from sketch_eval.ledger import ledger
 
 report_in_one_line()  # lm-eval's command line imports this module when it is asked for the model.
@@ -55,6 +64,9 @@ class SketchGPT2(HFLM):
             any weights are loaded.
     """
 
+    families: ClassVar[tuple[str, ...]] = ("gpt2",)
+    """Names in `families.FAMILIES` of the models that it takes."""
+
     def __init__(
         self, pretrained: Any = "gpt2", backend: str = "default", device: str | int | None = None, **arguments: Any
     ) -> None:
@@ -68,13 +80,15 @@ class SketchGPT2(HFLM):
         if pretrained == "bundled":
             pretrained = bundled.path()
         elif not isinstance(pretrained, str):
-            attention.check(unwrap(pretrained).config, self._length_asked)
+            model = unwrap(pretrained)
+            check(model.config, self.families, self._length_asked)
+            check_loaded(model, arguments)
         try:
             super().__init__(pretrained=pretrained, backend="causal", device=device, **arguments)
         except OSError as error:
             raise UsageError(
                 f"pretrained={pretrained!r}{nearest(str(pretrained), ['bundled'])} could not be loaded: "
-                f"{first_line(error)} Check the name, the other arguments and the network, or use pretrained=bundled, "
+                f"{sentence(error)} Check the name, the other arguments and the network, or use pretrained=bundled, "
                 "which is in this package"
             ) from error
         self._gpt2 = unwrap(self.model)
@@ -101,10 +115,10 @@ class SketchGPT2(HFLM):
             super()._get_config(pretrained, **arguments)
         except ValueError as error:
             raise UsageError(
-                f"pretrained={pretrained!r} is no GPT-2: {first_line(error)} Give the name or the folder of one, or "
+                f"pretrained={pretrained!r} is no GPT-2: {sentence(error)} Give the name or the folder of one, or "
                 "use pretrained=bundled, which is in this package"
             ) from error
-        attention.check(self._config, self._length_asked)
+        check(self._config, self.families, self._length_asked)
 
     def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **arguments: Any) -> None:
         """HFLM's, held to the model; an adapter by name may bring tokens, for which HFLM enlarges the embedding."""
@@ -113,7 +127,7 @@ class SketchGPT2(HFLM):
         except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
             what = f"tokenizer={tokenizer!r}" if tokenizer else f"the tokenizer of pretrained={pretrained!r}"
             raise UsageError(
-                f"{what} could not be loaded: {first_line(error)} Give tokenizer the name or the folder of the model's "
+                f"{what} could not be loaded: {sentence(error)} Give tokenizer the name or the folder of the model's "
                 "own"
             ) from error
         check_tokenizer(self.tokenizer, None if self._adapted else self._config.vocab_size)
@@ -127,7 +141,7 @@ class SketchGPT2(HFLM):
             if added is None or not hasattr(self, "_model"):
                 raise
             raise UsageError(
-                f"{added}={arguments[added]!r} could not be added to the model: {first_line(error)} Give one that was "
+                f"{added}={arguments[added]!r} could not be added to the model: {sentence(error)} Give one that was "
                 "made for it"
             ) from error
 
@@ -135,15 +149,15 @@ class SketchGPT2(HFLM):
     # in order, and says how long the row is. Calls that only probe for a batch size select nothing.
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        self._begin("loglikelihood")
-        answers = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        self._count(requests, [1] * len(requests))
+        with self._evaluating("loglikelihood"):
+            answers = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+            self._count(requests, [1] * len(requests))
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        self._begin("loglikelihood_rolling")
-        answers = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
-        self._count(requests, [self._windows(request.args[0]) for request in requests])
+        with self._evaluating("loglikelihood_rolling"):
+            answers = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+            self._count(requests, [self._windows(request.args[0]) for request in requests])
         return answers
 
     def _windows(self, text: str) -> int:
@@ -188,12 +202,15 @@ class SketchGPT2(HFLM):
     # Generation. HFLM pads on the left, and goes on with every row until all have met a stop string.
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        # HFLM batches requests with the same settings; one call for each setting tells their counts apart as well.
+        with self._evaluating("generate_until"):
+            return self._generate_until(requests, disable_tqdm)
+
+    def _generate_until(self, requests: list[Instance], disable_tqdm: bool) -> list[str]:
+        """HFLM batches requests with the same settings; one call for each setting tells their counts apart as well."""
         groups: defaultdict[str, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
-            check_generation(request.args[1], self._gpt2.generation_config)
+            check_generation(request.args[1], self._gpt2.generation_config, self.max_length)
             groups[repr(request.args[1])].append(index)
-        self._begin("generate_until")
         answers, asked = [""] * len(requests), [Count()] * len(requests)
         size: Any = self.batch_size_per_gpu  # type: ignore[has-type]
         if size == "auto":
@@ -262,6 +279,7 @@ class SketchGPT2(HFLM):
             UsageError: the file was filled by another cell, model or version; or there are several processes.
         """
         super().set_cache_hook(cache_hook)
+        self._forget_counts()  # An evaluation begins, all of whose answers may be in the file.
         if cache_hook.dbdict is None:
             return
         if self.world_size > 1:
@@ -300,6 +318,7 @@ class SketchGPT2(HFLM):
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "options": self._options,
             "max_length": self.max_length,
+            **provenance.adapters(self.model),
         }
 
     @cached_property
@@ -317,12 +336,21 @@ class SketchGPT2(HFLM):
         """A cache for one batch, dropped after it; None where the model keeps its own, full one."""
         return None if self.cell.max_cache_size is None else SketchCache(self._gpt2.config, self.cell, traced=True)
 
-    def _begin(self, kind: str) -> None:
-        """A kind of request comes; where it came before, or the counts were reported, so does another evaluation."""
+    @contextmanager
+    def _evaluating(self, kind: str) -> Iterator[None]:
+        """A kind of request is at work; where it came before, or the counts were reported, it is another evaluation's.
+
+        An evaluation that fails takes its counts along.
+        """
         if self._reported or kind in self._kinds:
             self._forget_counts()
         self._kinds.add(kind)
         self._asked = []
+        try:
+            yield
+        except BaseException:
+            self._forget_counts()
+            raise
 
     def _forget_counts(self) -> None:
         self.counts, self._kinds, self._reported = Counts(), set[str](), False

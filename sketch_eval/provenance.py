@@ -42,11 +42,33 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else str(value)
 
 
+def adapters(model: Any) -> dict[str, Any]:
+    """Which adapters are at work in a model and how, under `adapters`; nothing where it has none.
+
+    The weights of all of them are in the fingerprint, but any may be chosen, switched off, merged or scaled later.
+    """
+    layers = {
+        name: [
+            sorted(layer.active_adapters),
+            sorted(layer.merged_adapters),
+            layer.disable_adapters,
+            dict(sorted(getattr(layer, "scaling", {}).items())),
+        ]
+        for name, layer in model.named_modules()
+        if hasattr(layer, "disable_adapters") and hasattr(layer, "merged_adapters")
+    }
+    if not layers:
+        return {}
+    return {"adapters": hashlib.sha256(json.dumps(layers, sort_keys=True, default=_plain).encode()).hexdigest()}
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 of a tokenizer's whole definition, or of its vocabulary where it is no fast one."""
+    """SHA-256 of a tokenizer: its whole definition, or its vocabulary where it is no fast one, and what it adds."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     definition = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(definition.encode()).hexdigest()
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "add_bos_token", "add_eos_token")
+    added = {name: getattr(tokenizer, name, None) for name in (*names, "chat_template")}
+    return hashlib.sha256(f"{definition}\n{json.dumps(added, sort_keys=True, default=str)}".encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

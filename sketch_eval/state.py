@@ -7,74 +7,137 @@ from dataclasses import dataclass
 import torch
 
 from sketch_eval.config import CacheConfig
-from sketch_eval.importance import SOURCES
+from sketch_eval.hashing import Stream, head_stream
+from sketch_eval.policies import FATES, POLICIES, Pairs, Place
 
 
 class LayerState:
-    """The store and the importance source of one layer, for a batch of sequences that share nothing.
+    """The store and the policy of one layer, for a batch of sequences that share nothing.
+
+    What shares its victims is a *row*: with scope=layer each sequence is one, with scope=head each key/value head of
+    each sequence, so that a sequence has `units` rows, one after the other.
 
     Slots hold pairs in no order; a free slot has position -1. Between steps at most C of the C+1 are taken.
 
     Args:
         cell: the cell; its `max_cache_size` is C.
         layer: index of the layer.
-        keys: any keys of the layer, `[batch, heads, *, head_dim]`, for shape, dtype and device.
+        keys: any keys of the layer, `[batch, kv_heads, *, head_dim]`, for shape, dtype and device.
+        slots: pairs that there is room for; by default C+1.
 
     Attributes:
-        keys, values: `[batch, heads, C+1, head_dim]` in the model's dtype. The keys lie transposed in memory, so
-            that a query's products with one coordinate of every key are one vector operation.
-        positions: int32 `[batch, C+1]`.
-        counts: float32 `[batch, C+1]`, tokens folded into a pair; None unless the cell's strategy folds.
-        items: int32 `[batch, C+1, ...]`; None where the source reads them off the positions.
+        units: rows of a sequence: 1, or the number of key/value heads.
+        keys, values: `[rows, heads, C+1, head_dim]` in the model's dtype, with the key/value heads of a row. The keys
+            lie transposed in memory, so that a query's products with one coordinate of every key are one vector
+            operation.
+        positions: int32 `[rows, C+1]`.
+        counts: float32 `[rows, C+1]`, tokens folded into a pair; None unless the cell's fate counts them.
+        items: int32 `[rows, C+1, ...]`; None where the policy reads them off the positions.
         seen: int32 `[batch]`, tokens appended so far: the next token's position.
-        importance: the source, with its own tensors.
+        policy: the policy, with its own tensors.
+        fate: the fate of its victims.
     """
 
-    def __init__(self, cell: CacheConfig, layer: int, keys: torch.Tensor) -> None:
+    def __init__(self, cell: CacheConfig, layer: int, keys: torch.Tensor, slots: int | None = None) -> None:
         assert cell.max_cache_size is not None
-        batch, heads, _, head_dim = keys.shape
-        slots = cell.max_cache_size + 1
+        batch, kv_heads, _, head_dim = keys.shape
         self.cell, self.layer = cell, layer
-        self.keys = keys.new_zeros(batch, heads, head_dim, slots).transpose(2, 3)
-        self.values = keys.new_zeros(batch, heads, slots, head_dim)
-        self.positions = torch.full((batch, slots), -1, dtype=torch.int32, device=keys.device)
-        self.counts = torch.ones(batch, slots, dtype=torch.float32, device=keys.device) if cell.counted else None
+        self.units = kv_heads if cell.scope == "head" else 1
+        slots, rows, heads = slots or cell.max_cache_size + 1, batch * self.units, kv_heads // self.units
+        self.keys = keys.new_zeros(rows, heads, head_dim, slots).transpose(2, 3)
+        self.values = keys.new_zeros(rows, heads, slots, head_dim)
+        self.positions = torch.full((rows, slots), -1, dtype=torch.int32, device=keys.device)
+        self.fate = FATES[cell.strategy]
+        self.counts = torch.ones(rows, slots, dtype=torch.float32, device=keys.device) if self.fate.counts else None
         self.seen = torch.zeros(batch, dtype=torch.int32, device=keys.device)
-        self.importance = SOURCES[cell.importance](cell, batch, slots, layer, keys.device)
-        shape = self.importance.item_shape
+        self.policy = POLICIES[cell.importance](cell, Place(rows, slots, self._stream(), keys.device))
+        shape = self.policy.item_shape
         self.items = None
         if shape is not None:
-            self.items = torch.zeros(batch, slots, *shape, dtype=torch.int32, device=keys.device)
+            self.items = torch.zeros(rows, slots, *shape, dtype=torch.int32, device=keys.device)
+
+    def _stream(self) -> Stream:
+        if self.cell.scope == "layer":
+            return self.layer
+        return tuple(head_stream(self.layer, head) for head in range(self.units))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Every tensor that the layer owns, by its name in the ledger, the batch leading."""
+        """Every tensor that the layer owns, by its name in the ledger, the rows or the batch leading."""
         named = {"keys": self.keys, "values": self.values, "positions": self.positions, "seen": self.seen}
         optional = {"counts": self.counts, "items": self.items}
-        return named | {k: t for k, t in optional.items() if t is not None} | self.importance.tensors()
+        return named | {k: t for k, t in optional.items() if t is not None} | self.policy.tensors()
+
+    def split(self, heads: torch.Tensor) -> torch.Tensor:
+        """Heads `[batch, heads, ...]`, of keys or of queries, by row: `[rows, heads of a row, ...]`."""
+        return heads.unflatten(1, (self.units, -1)).flatten(0, 1)
+
+    def by_row(self, of_sequence: torch.Tensor) -> torch.Tensor:
+        """What is said of each sequence, `[batch, ...]`, said of each row."""
+        return of_sequence if self.units == 1 else of_sequence.repeat_interleave(self.units, 0)
+
+    def show(
+        self, positions: torch.Tensor, tokens: torch.Tensor | None, keys: torch.Tensor, values: torch.Tensor
+    ) -> Pairs:
+        """Pairs as the policy may see them; the arguments are as in `Pairs`."""
+        shown = self.policy.observes
+        return Pairs(
+            positions,
+            tokens if "tokens" in shown else None,
+            keys if "keys" in shown else None,
+            values if "values" in shown else None,
+        )
 
     def tags(self) -> torch.Tensor:
-        """The source's tags of what every slot holds now; anything for a free slot."""
-        items = self.positions.clamp(min=0) if self.items is None else self.items
-        return self.importance.locate(items.long(), flat_keys(self.keys))
+        """The policy's tags of what every slot holds now; anything for a free slot."""
+        positions = self.positions.clamp(min=0).long()
+        items = positions if self.items is None else self.items.long()
+        return self.policy.tags(items, self.show(positions, None, self.keys, self.values))
 
-    def select(self, rows: torch.Tensor) -> None:
-        """Make the batch the given rows of it, in place or by new tensors: beam search reorders and repeats rows."""
-        for name in ("keys", "values", "positions", "counts", "items", "seen"):
+    def select(self, sequences: torch.Tensor) -> None:
+        """Make the batch the given sequences of it, by new tensors: beam search reorders and repeats them."""
+        rows = by_unit(sequences, self.units)
+        for name in ("keys", "values", "positions", "counts", "items"):
             tensor = getattr(self, name)
             if tensor is not None:
                 taken = tensor.transpose(2, 3)[rows].transpose(2, 3) if name == "keys" else tensor[rows]
                 setattr(self, name, taken)
-        self.importance.select(rows)
+        self.seen = self.seen[sequences]
+        self.policy.select(rows)
 
 
-def flat_keys(keys: torch.Tensor) -> torch.Tensor:
-    """Keys `[batch, heads, n, head_dim]` with the heads concatenated, float32 `[batch, n, heads · head_dim]`."""
-    return keys.transpose(1, 2).flatten(2).float()
+def by_unit(sequences: torch.Tensor, units: int) -> torch.Tensor:
+    """The rows of sequences, all of which have so many: int64 `[sequences · units]` of indices `[sequences]`."""
+    return (sequences.long()[:, None] * units + torch.arange(units, device=sequences.device)).flatten()
+
+
+@dataclass(frozen=True)
+class Call:
+    """Tokens that are appended to a layer's store, one after the other.
+
+    Attributes:
+        q: queries `[batch, query heads, tokens, head_dim]`; those of one key/value head lie side by side.
+        k, v: `[batch, kv_heads, tokens, head_dim]`.
+        tokens: ids, int64 `[batch, tokens]`.
+        valid: bool `[batch, tokens]`; a token that is not valid is padding: it changes nothing, and its output is 0.
+        scaling: factor of the query-key products.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    tokens: torch.Tensor
+    valid: torch.Tensor
+    scaling: float
+
+    @property
+    def length(self) -> int:
+        """Tokens, padding included."""
+        return self.tokens.shape[1]
 
 
 @dataclass
 class Trace:
-    """What was decided at each token of a call, int32 `[batch, tokens]`, on the columns of its input.
+    """What was decided at each token of a call, int32 `[rows, tokens]`, on the columns of its input.
 
     Attributes:
         victims: position of the pair that left, or -1.
@@ -100,12 +163,12 @@ class Trace:
         )
 
     def select(self, rows: torch.Tensor) -> Trace:
-        """The trace of the given rows of the batch."""
+        """The trace of the given rows."""
         margins = None if self.margins is None else self.margins[rows]
         return Trace(self.victims[rows], self.survivors[rows], self.hidden[rows], margins)
 
     @classmethod
-    def empty(cls, batch: int, tokens: int, device: torch.device | str | None = None) -> Trace:
+    def empty(cls, rows: int, tokens: int, device: torch.device | str | None = None) -> Trace:
         """The trace of tokens that decide nothing."""
-        none = torch.full((batch, tokens), -1, dtype=torch.int32, device=device)
+        none = torch.full((rows, tokens), -1, dtype=torch.int32, device=device)
         return cls(none, none.clone(), torch.zeros_like(none))

@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 import torch
 from hub import words, write_model
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from sketch_eval.attention import enable
 from sketch_eval.leaderboard.write import write
@@ -42,9 +42,27 @@ def tiny_gpt2(
     return model
 
 
+def tiny_llama(seed: int, layers: int = 2, heads: int = 8, kv_heads: int = 2, vocabulary: int = 61) -> LlamaForCausalLM:
+    """A random Llama, whose queries share keys in groups, with weights as large."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=8 * heads, intermediate_size=32, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=2048,
+        initializer_range=0.25, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    enable(model)
+    return model
+
+
 @pytest.fixture(scope="session")
 def model() -> GPT2LMHeadModel:
     return tiny_gpt2(seed=0)
+
+
+@pytest.fixture(scope="session")
+def grouped() -> LlamaForCausalLM:
+    return tiny_llama(seed=0)
 
 
 @pytest.fixture(scope="session")

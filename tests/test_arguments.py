@@ -14,7 +14,7 @@ from lm_eval._cli.utils import key_val_to_dict
 from lm_eval.api.instance import Instance
 from lm_eval.utils import simple_parse_args_string
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, GPTNeoXConfig
 
 from sketch_eval import UsageError
 from sketch_eval.config import CacheConfig
@@ -45,7 +45,7 @@ def test_every_default_can_be_given_in_each_way_that_lm_eval_takes_arguments(nam
         ({"decay": 1.5}, "decay=1.5: should be less than or equal to 1"),
         ({"recent": 1.5}, "recent=1.5: should be a whole number of tokens, or a fraction below 1"),
         ({"max_cache_size": 6, "sinks": 4}, "sinks=4 and recent=0.75 protect 8 pairs, more than max_cache_size=6"),
-        ({"importance": "h2o"}, "or 'knorm'; the control h2o is importance=exact,decay=1.0"),
+        ({"importance": "h2o"}, "or 'knorm'; the control h2o is importance=exact,decay=1.0,scope=head"),
         ({"importance": "race", "conservative": True}, "conservative=True is a Count-Min update"),
         ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
         ({"tp_plan": "auto"}, "tp_plan='auto': a layer's heads share one sketch"),
@@ -86,6 +86,11 @@ def test_another_architecture_is_refused_before_its_weights_are_looked_for(tmp_p
         ({"peft": "a", "delta": "b"}, "peft='a' and delta='b': lm-eval adds one of them"),
         ({"max_length": 1025}, "max_length=1025: the model has 1024 positions; give 1 to 1024, or leave it out"),
         ({"max_length": "long"}, "max_length='long': the model has 1024 positions"),
+        ({"max_length": True}, "max_length=True: the model has 1024 positions"),
+        ({"batch_size": None}, "batch_size=None: give a whole number from 1 up"),
+        ({"dtype": "float8_e4m3fn"}, "dtype='float8_e4m3fn' is no dtype of torch's for weights; give float32"),
+        ({"device": "meta"}, "device='meta': torch cannot compute there ("),
+        ({"quantization_config": {}}, "quantization_config={} is not an argument of sketch_gpt2"),
     ],
 )
 def test_what_lm_eval_would_stumble_over_is_named_before_weights_are_loaded(
@@ -105,6 +110,33 @@ def test_a_cuda_device_that_nobody_may_have_asked_for_is_the_cpu_where_there_is_
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     assert SketchGPT2(pretrained=checkpoint, device=device).device.type == "cpu"
+
+
+def test_a_device_that_somebody_asked_for_is_never_replaced(checkpoint: str) -> None:
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("there is such a device here")
+    with pytest.raises(UsageError, match="device='cuda:7': there is no CUDA device here; give cpu"):
+        SketchGPT2(pretrained=checkpoint, device="cuda:7")
+    with pytest.raises(UsageError, match=r"device='mps': torch cannot compute there \(.*\); give cpu"):
+        SketchGPT2(pretrained=checkpoint, device="mps")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"peft": "folder"}, "peft='folder': pretrained is a loaded model, which nothing is added to"),
+        ({"dtype": "bfloat16"}, "dtype='bfloat16': pretrained is a loaded model of float32"),
+    ],
+)
+def test_what_a_loaded_model_would_be_left_without_is_refused(
+    checkpoint: str, arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sketch_eval.lm.check_arguments", lambda *_: None)  # It looks for the adapter first.
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32")
+    with pytest.raises(UsageError) as error:
+        SketchGPT2(pretrained=model, **arguments)
+    assert message in str(error.value)
+    assert SketchGPT2(pretrained=model, tokenizer=checkpoint, dtype="float32").model is not None
 
 
 def test_a_loaded_model_is_held_to_its_positions_and_what_is_no_model_is_refused(checkpoint: str) -> None:
@@ -168,6 +200,8 @@ def test_an_adapter_of_another_model_is_not_blamed_on_the_model(checkpoint: str,
     "settings",
     [
         {"guidance_scale": 1.5},
+        {"guidance_scale": 0},
+        {"guidance_scale": 0.0},
         {"prompt_lookup_num_tokens": 3},
         {"cache_implementation": "static"},
         {"penalty_alpha": 0.6, "top_k": 4},
@@ -189,6 +223,27 @@ def test_generation_with_a_second_cache_is_refused(checkpoint: str, settings: di
         lm.generate_until(asked[:1], disable_tqdm=True)
     setattr(lm.model.generation_config, name, None)
     assert len(lm.generate_until(asked[:1], disable_tqdm=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"generation_config": GenerationConfig(guidance_scale=1.5)}, "leave generation_config out"),
+        ({"use_cache": True}, "use_cache=True in gen_kwargs: lm-eval sets it itself; leave it out"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate=True in gen_kwargs: lm-eval sets it itself"),
+        ({"max_length": 2000}, "max_length=2000 in gen_kwargs: the model has 1024 positions; give 1 to 1024"),
+        ({"max_gen_toks": 1024}, "max_gen_toks=1024 in gen_kwargs: the model has 1024 positions; give 1 to 1023"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 in gen_kwargs: the model has 1024 positions"),
+    ],
+)
+def test_settings_that_generate_would_stumble_over_are_named(
+    checkpoint: str, settings: dict[str, Any], message: str
+) -> None:
+    lm = SketchGPT2(pretrained=checkpoint, max_cache_size=16, sinks=1)
+    with pytest.raises(UsageError) as error:
+        lm.generate_until([Instance("generate_until", {}, (words(20), settings), 0, ("t", 0, 1))], disable_tqdm=True)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value).split("in gen_kwargs")[-1]
 
 
 @pytest.mark.parametrize(

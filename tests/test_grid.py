@@ -102,12 +102,14 @@ def test_the_full_cache_is_one_cell_however_often_it_is_named(tmp_path: Path):
 
 
 def test_names_tell_cells_apart():
-    cells = [cell for config in ("seed-144", "ablation", "controls") for cell in read(config).expand()]
+    cells = [cell for config in ("seed-144", "ablation", "controls", "scope") for cell in read(config).expand()]
     seen: dict[tuple[int | None, str], CacheConfig] = {}
     for cell in (cell.model_copy(update={"seed": 0}) for cell in cells):
         twin = seen.setdefault((cell.max_cache_size, name(cell)), cell)
         assert computation(twin) == computation(cell), name(cell)
-    assert name(CacheConfig.parse(importance="exact", decay=1.0)) == "h2o"
+    assert name(CacheConfig.parse(importance="exact", decay=1.0, scope="head")) == "h2o"
+    assert name(CacheConfig.parse(importance="exact", decay=1.0)) == "h2o scope=layer"
+    assert name(CacheConfig.parse(importance="exact", scope="head")) == "exact scope=head"
     assert name(CacheConfig.parse(importance="recency", sinks=0, strategy="aggregate")) == "window aggregate"
     assert name(CacheConfig.parse(width=128, depth=2, topk=32, item="token")) == "count_min 128×2 topk32 item=token"
 

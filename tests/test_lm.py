@@ -271,6 +271,39 @@ def test_adapters_that_differ_in_scale_alone_are_two_models(checkpoint: str) -> 
     assert len(found) == 2
 
 
+def test_a_tokenizer_that_begins_texts_otherwise_is_another_one(checkpoint: str, tmp_path: Path) -> None:
+    """The token before a rolling text's first one is in no definition of the tokenizer's own."""
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    said = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps(said | {"bos_token": "a"}))
+    one, two = make(checkpoint, max_cache_size=16), make(str(other), max_cache_size=16)
+    assert one.prefix_token_id != two.prefix_token_id
+    CachingLM(one, str(tmp_path / "responses.db")).loglikelihood_rolling(ROLLING)
+    with pytest.raises(UsageError, match="another cell, model or version"):
+        CachingLM(two, str(tmp_path / "responses.db"))
+
+
+def test_an_adapter_that_was_chosen_or_switched_off_is_another_model(checkpoint: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    lora = LoraConfig(target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(checkpoint), lora, adapter_name="one")
+    model.add_adapter("two", lora)
+    model.set_adapter("one")
+    lm = SketchGPT2(pretrained=model, tokenizer=checkpoint, max_cache_size=16, batch_size=4, max_length=256)
+
+    def look() -> tuple[float, str]:
+        scores = [score for score, _ in lm.loglikelihood(SCORED, disable_tqdm=True)]
+        return sum(scores), json.dumps(lm._identity(), sort_keys=True)
+
+    found = [look()]
+    model.set_adapter("two")
+    found.append(look())
+    model.base_model.disable_adapter_layers()
+    found.append(look())
+    assert len({score for score, _ in found}) == len({identity for _, identity in found}) == 3
+
+
 def test_a_response_cache_is_of_one_state_of_the_code(
     checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +324,19 @@ def test_counts_are_of_one_evaluation(checkpoint: str) -> None:
     lm.loglikelihood(SCORED, disable_tqdm=True)  # An evaluation that ended in an error reports nothing.
     answers(lm)
     assert lm.get_model_info()["sketch_eval"]["counts"] == seen[0]
+    lm.loglikelihood(SCORED, disable_tqdm=True)
+    with pytest.raises(UsageError):
+        lm.generate_until(requests("generate_until", (words(4), {"guidance_scale": 2.0})), disable_tqdm=True)
+    lm.loglikelihood_rolling(ROLLING, disable_tqdm=True)
+    assert lm.get_model_info()["sketch_eval"]["counts"]["requests"] == len(ROLLING)
+
+
+def test_an_evaluation_that_a_response_cache_answers_counts_nothing(checkpoint: str, tmp_path: Path) -> None:
+    lm, counted = make(checkpoint, max_cache_size=16), []
+    for _ in range(2):
+        CachingLM(lm, str(tmp_path / "responses.db")).loglikelihood(SCORED)
+        counted.append(lm.get_model_info()["sketch_eval"]["counts"]["requests"])
+    assert counted == [len(SCORED), 0]
 
 
 RANKS = """

@@ -10,14 +10,14 @@ import torch
 
 from sketch_eval.config import CacheConfig
 from sketch_eval.hashing import sign_hash, uniform
-from sketch_eval.importance.sketched import KEY_BITS
+from sketch_eval.policies.items import KEY_BITS
 from sketch_eval.sketches import CountMinSketch, CountSketch, RaceSketch, Sketch
-from sketch_eval.state import LayerState, Trace
+from sketch_eval.state import Call, LayerState, Trace
 
 
 @dataclass(eq=False)
 class Pair:
-    """A stored pair: key and value `[heads, head_dim]`, position, item, folded count and a score of its own."""
+    """A stored pair: key and value `[kv_heads, head_dim]`, position, item, folded count and a score of its own."""
 
     key: torch.Tensor
     value: torch.Tensor
@@ -52,16 +52,18 @@ class Step:
 
 
 class Oracle:
-    """One layer's cache for one sequence.
+    """One layer's cache for one sequence, or that of one key/value head of it.
 
     Args:
         cell: the cell.
         layer: index of the layer, which seeds the hashes.
+        head: with scope=head, which key/value head, which seeds them too; None where the layer's share one store.
     """
 
-    def __init__(self, cell: CacheConfig, layer: int) -> None:
+    def __init__(self, cell: CacheConfig, layer: int, head: int | None = None) -> None:
         assert cell.max_cache_size is not None
         self.cell, self.layer, self.cap = cell, layer, cell.max_cache_size
+        self.stream = layer if head is None else 2**32 * (head + 1) + layer
         self.pairs: list[Pair] = []
         self.t = -1
         self.sketch = self._make_sketch()
@@ -69,7 +71,10 @@ class Oracle:
     def step(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, token: int, scaling: float
     ) -> tuple[torch.Tensor, Step]:
-        """Output `[heads, head_dim]` of one token with query, key and value `[heads, head_dim]`."""
+        """Output `[query heads, head_dim]` of one token with as large a query, key and value `[kv_heads, head_dim]`.
+
+        Query heads share the key/value heads in equal groups that lie side by side.
+        """
         cell, decided = self.cell, Step()
 
         # 1. Append.
@@ -79,8 +84,9 @@ class Oracle:
         # 2. Rank and attend.
         visible = self._visible(decided)
         decided.hidden = len(self.pairs) - len(visible)
-        keys = torch.stack([pair.key for pair in visible], dim=1)
-        values = torch.stack([pair.value for pair in visible], dim=1)
+        group = len(q) // len(k)
+        keys = torch.stack([pair.key for pair in visible], dim=1).repeat_interleave(group, dim=0)
+        values = torch.stack([pair.value for pair in visible], dim=1).repeat_interleave(group, dim=0)
         logn = torch.tensor([pair.n for pair in visible], dtype=torch.float32).log()
         weights = torch.softmax(torch.einsum("hd,hsd->hs", q.float(), keys) * scaling + logn, dim=-1)
         output = torch.einsum("hs,hsd->hd", weights, values)
@@ -143,7 +149,7 @@ class Oracle:
             case "recency":
                 return float(pair.position)
             case "random":
-                return uniform(torch.tensor(pair.position), self.cell.seed, self.layer).item()
+                return uniform(torch.tensor(pair.position), self.cell.seed, self.stream).item()
             case "knorm":
                 return -pair.key.norm().item()
         assert self.sketch is not None
@@ -169,7 +175,7 @@ class Oracle:
         if isinstance(self.sketch, RaceSketch):
             return self.sketch.encode(key.float().flatten())
         if self.cell.item == "key":
-            return sign_hash(key.numel(), KEY_BITS, 1, self.cell.seed, self.layer)(key.float().flatten())[0]
+            return sign_hash(key.numel(), KEY_BITS, 1, self.cell.seed, self.stream)(key.float().flatten())[0]
         return torch.tensor(token if self.cell.item == "token" else self.t)
 
     def _make_sketch(self) -> Sketch | None:
@@ -177,34 +183,36 @@ class Oracle:
         match self.cell.importance:
             case "count_min":
                 conservative = self.cell.conservative
-                return CountMinSketch(width, depth, conservative=conservative, seed=seed, stream=self.layer)
+                return CountMinSketch(width, depth, conservative=conservative, seed=seed, stream=self.stream)
             case "count_sketch":
-                return CountSketch(width, depth, seed=seed, stream=self.layer)
+                return CountSketch(width, depth, seed=seed, stream=self.stream)
             case "race":
-                return RaceSketch(width, depth, seed=seed, stream=self.layer)
+                return RaceSketch(width, depth, seed=seed, stream=self.stream)
         return None
 
 
-def advance(
-    state: LayerState,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tokens: torch.Tensor,
-    valid: torch.Tensor,
-    scaling: float,
-) -> tuple[torch.Tensor, Trace]:
-    """The oracle's counterpart of `stepwise.advance`, from an empty store on and in one call: it keeps no state."""
-    assert not state.seen.any(), "the oracle runs whole sequences only"
-    batch, heads, length, head_dim = q.shape
-    output = v.new_zeros(batch, length, heads, head_dim)
-    trace = Trace.empty(batch, length)
-    trace.margins = torch.full((batch, length), float("inf"), dtype=torch.float32)
+def serves(state: LayerState, call: Call) -> bool:
+    """Whole sequences only: it keeps no state from one call to the next."""
+    return not bool(state.seen.any())
+
+
+def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
+    """The oracle's counterpart of `stepwise.advance`."""
+    assert serves(state, call), "the oracle runs whole sequences only"
+    batch, query_heads, length, head_dim = call.q.shape
+    output = call.v.new_zeros(batch, length, query_heads, head_dim)
+    trace = Trace.empty(batch * state.units, length)
+    trace.margins = torch.full((batch * state.units, length), float("inf"), dtype=torch.float32)
+    heads, queries = call.k.shape[1] // state.units, query_heads // state.units
     for b in range(batch):
-        sequence = Oracle(state.cell, state.layer)
-        for i in valid[b].nonzero().flatten().tolist():
-            out, step = sequence.step(q[b, :, i], k[b, :, i], v[b, :, i], int(tokens[b, i]), scaling)
-            output[b, i] = out.to(v.dtype)
-            trace.victims[b, i], trace.survivors[b, i], trace.hidden[b, i] = step.victim, step.survivor, step.hidden
-            trace.margins[b, i] = step.margin
+        for unit in range(state.units):
+            mine, asking = slice(unit * heads, (unit + 1) * heads), slice(unit * queries, (unit + 1) * queries)
+            store = Oracle(state.cell, state.layer, unit if state.cell.scope == "head" else None)
+            row = b * state.units + unit
+            for i in call.valid[b].nonzero().flatten().tolist():
+                q, k, v = call.q[b, asking, i], call.k[b, mine, i], call.v[b, mine, i]
+                out, step = store.step(q, k, v, int(call.tokens[b, i]), call.scaling)
+                output[b, i, asking] = out.to(output.dtype)
+                trace.victims[row, i], trace.survivors[row, i] = step.victim, step.survivor
+                trace.hidden[row, i], trace.margins[row, i] = step.hidden, step.margin
     return output, trace

@@ -78,7 +78,9 @@ OPTIONAL = {
     "width",
     "depth",
 }
-DETAILS = "command row cell cap task metric documents seeds decay normalize conservative sinks recent same_as".split()
+DETAILS = (
+    "command row cell cap task metric documents seeds scope decay normalize conservative sinks recent same_as".split()
+)
 FILTERS = {"task": "Task", "metric": "Metric", "cell": "Cell", "cap": "Cap"}
 
 

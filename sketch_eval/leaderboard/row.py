@@ -17,7 +17,7 @@ class Row:
         row: its name, ten hexadecimal digits: what `sketch-eval reproduce` takes.
         cell: the cell without its cap, e.g. `count_min 512×4 topk32`, or a control's name; `full` is the baseline.
         kind: `full`, `control` (of the ladder of DESIGN §4) or `sketch`.
-        importance, strategy, topk, cap, width, depth, item, decay, conservative, normalize, sinks, recent: the cell;
+        importance, scope, strategy, topk, cap, width, depth, item, decay, conservative, normalize, sinks, recent: the cell;
             NaN or empty where the cell has no such thing (a control has no width, the full cache no cap).
         seeds: hash seeds that the row is the mean of, e.g. `0 1 2`.
         task: lm-eval's name of the task.
@@ -49,6 +49,7 @@ class Row:
     cell: str
     kind: str
     importance: str
+    scope: str
     strategy: str
     topk: float
     cap: float

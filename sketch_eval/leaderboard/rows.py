@@ -285,7 +285,9 @@ class Sweep:
 def _cell_columns(cell: CacheConfig) -> dict[str, Any]:
     """The columns that say what the cell is."""
     full, shown = cell.max_cache_size is None, {"cell": name(cell), "kind": kind(cell)}
-    words = {field: "" if full else str(getattr(cell, field)) for field in ("importance", "strategy", "normalize")}
+    words = {
+        field: "" if full else str(getattr(cell, field)) for field in ("importance", "scope", "strategy", "normalize")
+    }
     words |= {field: "" if full else str(getattr(cell, field)) for field in ("sinks", "recent")}
     words |= {field: str(getattr(cell, field)) if reads(cell, field) else "" for field in ("item", "conservative")}
     numbers = {

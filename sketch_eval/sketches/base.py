@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import torch
 
 from sketch_eval.errors import UsageError
+from sketch_eval.hashing import Stream
 
 
 class Sketch(ABC):
@@ -24,14 +25,15 @@ class Sketch(ABC):
         depth: rows, each with its own hash.
         batch: independent streams, the leading dimension of everything.
         seed: seed of the hashes.
-        stream: which hashes of that seed; one for each layer.
+        stream: which hashes of that seed; one for each layer. With a tuple, sketch b of the batch has the hashes of
+            `stream[b % len(stream)]`: those of a head, where each head of a layer has a sketch of its own.
         device: where the table lives.
 
     Attributes:
         table: float32 `[batch, depth, width]`, the only state.
 
     Raises:
-        UsageError: width, depth or batch below 1.
+        UsageError: width, depth or batch below 1, or a batch that the streams do not divide.
     """
 
     name: ClassVar[str]
@@ -43,12 +45,14 @@ class Sketch(ABC):
         *,
         batch: int = 1,
         seed: int = 0,
-        stream: int = 0,
+        stream: Stream = 0,
         device: torch.device | str | None = None,
     ) -> None:
         for argument, value in (("width", width), ("depth", depth), ("batch", batch)):
             if value < 1:
                 raise UsageError(f"{argument}={value}: a sketch needs at least 1")
+        if isinstance(stream, tuple) and (not stream or batch % len(stream)):
+            raise UsageError(f"stream={stream}: a batch of {batch} wants as many streams, or a share of them")
         self.width, self.depth, self.seed, self.stream = width, depth, seed, stream
         self.table = torch.zeros(batch, depth, width, dtype=torch.float32, device=device)
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from sketch_eval.config import CONTROLS, CacheConfig
-from sketch_eval.importance import SOURCES, Importance
-from sketch_eval.importance.sketched import Sketched
+from sketch_eval.policies import POLICIES
+from sketch_eval.policies.base import ARGUMENTS
 
 FULL = CacheConfig(max_cache_size=None)
 
 
 def reads(cell: CacheConfig, field: str) -> bool:
-    """Whether a cell's numbers depend on a field of its importance source, such as `width` or `seed`."""
-    return cell.max_cache_size is not None and field in SOURCES[cell.importance].reads
+    """Whether a cell's numbers depend on an argument of its policy's own, such as `width` or `seed`."""
+    return cell.max_cache_size is not None and field in POLICIES[cell.importance].reads
 
 
 def computation(cell: CacheConfig) -> CacheConfig:
     """The cell with the default in every field that decides nothing in it: equal for cells that compute the same."""
     if cell.max_cache_size is None:
         return FULL
-    unread = {field: CacheConfig.model_fields[field].default for field in Importance.reads if not reads(cell, field)}
+    unread = {field: CacheConfig.model_fields[field].default for field in ARGUMENTS if not reads(cell, field)}
     return cell.model_copy(update=unread | {"topk": cell.visible})
 
 
@@ -28,20 +28,22 @@ def kind(cell: CacheConfig) -> str:
     """`full`, `control` (DESIGN §4) or `sketch`."""
     if cell.max_cache_size is None:
         return "full"
-    return "sketch" if issubclass(SOURCES[cell.importance], Sketched) else "control"
+    return "sketch" if POLICIES[cell.importance].sketched else "control"
 
 
 def name(cell: CacheConfig) -> str:
     """A cell without its cap and seed, in a reader's words: `window`, `count_min 512×4 topk32`, `exact aggregate`."""
     if cell.max_cache_size is None:
         return "full"
-    head, spoken = str(cell.importance), {"importance"}
+    head, spoken = cell.importance, {"importance"}
     if kind(cell) == "sketch":
         head += f" {cell.width}×{cell.depth}"
+    scope = CacheConfig.model_fields["scope"].default
     for control, changes in CONTROLS.items():
-        # The control that says most of the cell: h2o rather than exact.
-        if len(changes) >= len(spoken) and all(getattr(cell, field) == value for field, value in changes.items()):
-            head, spoken = control, set(changes)
+        # The control that says most of the cell: h2o rather than exact; `h2o scope=layer` is h2o too.
+        told = {field: value for field, value in changes.items() if field != "scope"}
+        if len(told) >= len(spoken) and all(getattr(cell, field) == value for field, value in told.items()):
+            head, spoken, scope = control, set(told), changes.get("scope", scope)
     parts = [head]
     if cell.strategy == "aggregate":
         parts.append("aggregate")
@@ -50,6 +52,8 @@ def name(cell: CacheConfig) -> str:
     for field in ("item", "decay", "conservative"):
         if reads(cell, field) and field not in spoken:
             parts += _unlike_default(cell, field)
+    if cell.scope != scope:
+        parts.append(f"scope={cell.scope}")
     for field in ("sinks", "recent", "normalize"):
         if field not in spoken:
             parts += _unlike_default(cell, field)

@@ -11,9 +11,11 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows
 from transformers import AutoConfig
 
-from sketch_eval import attention, bundled
+from sketch_eval import bundled
 from sketch_eval.config import CacheConfig
+from sketch_eval.families import check, shape_of
 from sketch_eval.ledger import ledger
+from sketch_eval.lm import SketchGPT2
 from sketch_eval.sweep.cells import FULL, computation, kind, name
 from sketch_eval.sweep.grid import Grid, Model
 from sketch_eval.sweep.lm import SweepLM
@@ -123,5 +125,5 @@ def _model(model: Model) -> tuple[Any, torch.dtype, int] | None:
         config = AutoConfig.from_pretrained(pretrained, revision=model.revision, local_files_only=True)
     except (OSError, ValueError):
         return None
-    attention.check(config, model.max_length)
-    return config, getattr(torch, model.dtype, torch.float32), model.max_length or config.n_positions
+    check(config, SketchGPT2.families, model.max_length)
+    return config, getattr(torch, model.dtype, torch.float32), model.max_length or shape_of(config).positions

@@ -1,0 +1,44 @@
+"""Folding in the compiled loop: which pair takes the victim in, and how."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sketch_eval.execution.compiled.jit import F, compiled
+from sketch_eval.execution.compiled.maths import norm, products
+
+
+@compiled
+def nearest(victim, keys, norms, positions, sinks, newest_free, vector, dots, part, m):  # type: ignore[no-untyped-def]
+    """The unprotected pair whose concatenated key has the largest cosine with the victim's, or -1 where none is."""
+    heads, head_dim = keys.shape[0], keys.shape[1]
+    for s in range(m):
+        dots[s] = F(0.0)
+    for h in range(heads):
+        for d in range(head_dim):
+            vector[d] = keys[h, d, victim]
+        products(vector, keys[h], part, m)
+        for s in range(m):
+            dots[s] += part[s]
+    best, found = F(-3.0e38), -1
+    for s in range(m):
+        if s == victim or positions[s] < sinks or positions[s] > newest_free:
+            continue
+        cosine = dots[s] / max(norms[s] * norms[victim], F(1e-12))
+        if cosine > best or (cosine == best and positions[s] < positions[found]):
+            best, found = cosine, s
+    return found
+
+
+@compiled
+def merge(into, victim, keys, values, counts, logn, norms):  # type: ignore[no-untyped-def]
+    """Make the survivor's key and value the means over all the tokens of both pairs."""
+    total = counts[into] + counts[victim]
+    mine, its = counts[into] / total, counts[victim] / total
+    for h in range(keys.shape[0]):
+        for d in range(keys.shape[1]):
+            keys[h, d, into] = keys[h, d, into] * mine + keys[h, d, victim] * its
+            values[h, into, d] = values[h, into, d] * mine + values[h, victim, d] * its
+    counts[into] = total
+    logn[into] = np.log(total)
+    norms[into] = norm(keys, into)

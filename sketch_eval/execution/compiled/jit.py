@@ -1,0 +1,49 @@
+"""How the compiled loop is compiled: what its parts share.
+
+Numba keeps a function's machine code on disk by the function's own file and by the constants it closes over. The loop
+is made of several files, so it closes over a digest of them all: after a change of any it is compiled anew, and only
+the first process of a machine compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+F = np.float32
+
+# Not "reassoc": with it, code just compiled and the same code from the disk sum in other orders, and the first process
+# of a machine scores otherwise than all that follow.
+OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """A part of the loop, which is kept on disk as part of it."""
+    return numba.njit(**OPTIONS)(function)
+
+
+def kept(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """The loop itself, on disk where there is a place for it: a read-only install with no home compiles each time."""
+
+    def compile_it(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(signature, cache=True, **OPTIONS)(function)
+        except RuntimeError as error:
+            if "no locator" not in str(error):
+                raise
+            return numba.njit(signature, **OPTIONS)(function)
+
+    return compile_it
+
+
+def version() -> int:
+    """A number that is another one after any change of the files of this folder."""
+    digest = sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return int.from_bytes(digest.digest()[:7], "big")

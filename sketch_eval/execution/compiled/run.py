@@ -1,0 +1,71 @@
+"""Each sequence of the batch through the compiled loop, on as many cores as torch uses."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from sketch_eval.execution.compiled.scan import Decided, Rules, Store, Tokens, scan_for
+from sketch_eval.execution.compiled.sources import FOLDS, SOURCES
+from sketch_eval.execution.prepare import prepare
+from sketch_eval.state import Call, LayerState, Trace
+
+
+def serves(state: LayerState, call: Call) -> bool:
+    """Calls on a CPU, for the policies and fates that the loop has branches for."""
+    known = state.cell.importance in SOURCES and state.cell.strategy in FOLDS
+    return known and call.q.device.type == "cpu"
+
+
+def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
+    """The compiled counterpart of `stepwise.advance`, which see: same arguments, same results.
+
+    Half-precision stores are widened for the call and rounded once at its end.
+    """
+    cell, units = state.cell, state.units
+    assert cell.max_cache_size is not None
+    batch, query_heads, length, head_dim = call.q.shape
+    ready = prepare(state, call)
+    output = torch.empty(batch, length, query_heads, head_dim, dtype=torch.float32)
+    trace = Trace.empty(batch * units, length)
+
+    visible = cell.visible or 0
+    rules = Rules(
+        np.float32(call.scaling), np.float32(cell.decay), cell.normalize == "age", cell.conservative,
+        *cell.protected(cell.max_cache_size), visible, *cell.protected(visible),
+    )  # fmt: skip
+    scan = scan_for(SOURCES[cell.importance], FOLDS[cell.strategy])
+    vectors = [t.transpose(1, 2).float().detach().numpy() for t in (call.q, call.k, call.v)]
+    valid, seen = call.valid.contiguous().numpy(), state.seen.numpy()
+    arriving, stored, decided = (
+        [tensor.unflatten(0, (batch, units)).numpy() for tensor in tensors]
+        for tensors in (
+            (ready.new_cells, ready.new_scores),
+            (ready.keys, ready.values, state.positions, ready.counts, ready.cells, ready.scores, ready.table),
+            (trace.victims, trace.survivors, trace.hidden),
+        )
+    )
+    out = output.numpy()
+
+    def run(b: int) -> None:
+        tokens = Tokens(valid[b], *(a[b] for a in arriving))
+        store = Store(*(a[b] for a in stored))
+        into = Decided(out[b], *(a[b] for a in decided))
+        seen[b] = scan(*(a[b] for a in vectors), tokens, store, rules, int(seen[b]), into)
+
+    if length == 1 or batch == 1 or torch.get_num_threads() == 1:
+        for b in range(batch):
+            run(b)
+    else:
+        list(_pool(torch.get_num_threads()).map(run, range(batch)))
+
+    ready.finish(state)
+    return output.to(call.v.dtype), trace
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="sketch_eval")

@@ -1,0 +1,19 @@
+"""The policies and fates that the compiled loop knows, by their names, and what it calls them itself."""
+
+from __future__ import annotations
+
+COUNT_MIN, COUNT_SKETCH, RACE, EXACT, LAST, FIXED, KNORM = range(7)
+
+SOURCES = {
+    "count_min": COUNT_MIN,
+    "count_sketch": COUNT_SKETCH,
+    "race": RACE,
+    "exact": EXACT,
+    "last": LAST,
+    "recency": FIXED,
+    "random": FIXED,
+    "knorm": KNORM,
+}
+"""Up to RACE they are sketches. FIXED: the tags of a pair are its estimate and never change."""
+
+FOLDS = {"topk": False, "aggregate": True}

@@ -1,0 +1,138 @@
+"""What every policy is: a rule by which the pairs of a store rank, with the memory that it needs (DESIGN §4).
+
+A policy works on *rows*: with scope=layer a row is a sequence, with scope=head a key/value head of one, so that a
+sequence has as many rows as the model has key/value heads, one after the other. Rows share nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+
+from sketch_eval.hashing import Stream
+
+if TYPE_CHECKING:  # The config's choices are the registry's, so nothing here may need the config.
+    from sketch_eval.config import CacheConfig
+
+Observed = Literal["tokens", "keys", "values", "queries", "weights", "mass"]
+
+ARGUMENTS = ("width", "depth", "item", "decay", "conservative", "seed")
+"""Arguments of a cell that are some policies' own. All others mean something to every policy."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a policy is at work.
+
+    Attributes:
+        rows: how many rows.
+        slots: pairs that the store of a row has room for.
+        stream: of its hashes: the layer's, or one for each key/value head of it.
+        device: where its tensors live.
+    """
+
+    rows: int
+    slots: int
+    stream: Stream
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """n pairs of every row. What a policy does not observe is None.
+
+    Attributes:
+        positions: int64 `[rows, n]`.
+        tokens: ids, int64 `[rows, n]`; None for pairs that are stored already.
+        keys, values: `[rows, heads, n, head_dim]`, of the key/value heads of a row, as they are stored.
+    """
+
+    positions: torch.Tensor
+    tokens: torch.Tensor | None = None
+    keys: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One query of every row. What a policy does not observe is None.
+
+    Attributes:
+        live: bool `[rows]`, False where the query is padding, of which nothing may be remembered.
+        queries: float32 `[rows, heads, group, head_dim]`, of the queries that share each of the key/value heads.
+        weights: float32 `[rows, heads, group, slots]`, what each of them gave the pair in every slot; 0 if hidden.
+        mass: float32 `[rows, slots]`, the mean of a row's weights (DESIGN §1).
+    """
+
+    live: torch.Tensor
+    queries: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
+    mass: torch.Tensor | None = None
+
+
+class Policy(ABC):
+    """A ranking of the pairs in the slots of every row.
+
+    A pair has an *item*, fixed when it arrives and kept with it, and *tags*, which is what the policy makes of the item
+    and of the pair as it is stored now. Tags are computed anew for each step and never kept.
+
+    Args:
+        cell: the cell.
+        place: the rows and slots.
+    """
+
+    name: ClassVar[str]
+    """What `importance` is called."""
+    summary: ClassVar[str]
+    """What it keeps, in a line of the documentation's table."""
+    observes: ClassVar[frozenset[Observed]] = frozenset()
+    """What it is shown beside positions."""
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Those of `ARGUMENTS` that its decisions depend on: what tells computations apart."""
+    sketched: ClassVar[bool] = False
+    """Whether it is a sketch, and not a control to hold one against."""
+
+    def __init__(self, cell: CacheConfig, place: Place) -> None:
+        self.cell, self.place = cell, place
+
+    def items(self, arriving: Pairs) -> torch.Tensor:
+        """Items int64 `[rows, n]` of arriving pairs, or `[rows, n, ...]`."""
+        return arriving.positions
+
+    @property
+    def item_shape(self) -> tuple[int, ...] | None:
+        """Shape of what must be kept of a pair's item; None where the item is its position, which is kept anyway."""
+        return None
+
+    def tags(self, items: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+        """Tags `[rows, n, ...]` of pairs, arriving or stored, with their items."""
+        return items
+
+    @abstractmethod
+    def estimate(self, tags: torch.Tensor) -> torch.Tensor:
+        """Estimates float32 `[rows, slots]` of the pairs in all slots; anything for a free one."""
+
+    def arrive(self, slot: torch.Tensor) -> None:
+        """A new pair is in `slot`, int64 `[rows]`, of each row."""
+
+    def account(self, tags: torch.Tensor, seen: Attention) -> None:
+        """Take in what a query saw."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The memory, by its name in the ledger, with the rows leading: what the policy costs in bytes."""
+        return {}
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Make the rows the given ones of them."""
+
+    def _decay(self, live: torch.Tensor) -> torch.Tensor:
+        """The factor of each row, float32 `[rows]`: the cell's decay, and 1 where the query is padding."""
+        return torch.ones_like(live, dtype=torch.float32).masked_fill(live, self.cell.decay)
+
+
+def flat(keys: torch.Tensor) -> torch.Tensor:
+    """Keys `[rows, heads, n, head_dim]` with a row's heads concatenated, float32 `[rows, n, heads · head_dim]`."""
+    return keys.transpose(1, 2).flatten(2).float()

@@ -1,0 +1,36 @@
+"""Every policy and every fate, by the name that a cell gives it.
+
+The config's choices, its error messages, the documentation's tables, what tells computations apart and the matrices of
+the tests are all made of these two.
+"""
+
+from __future__ import annotations
+
+from sketch_eval.policies.base import Policy
+from sketch_eval.policies.counters import Exact, Last
+from sketch_eval.policies.drop import Drop
+from sketch_eval.policies.fate import Fate
+from sketch_eval.policies.fold import Fold
+from sketch_eval.policies.knorm import KeyNorm
+from sketch_eval.policies.random import Random
+from sketch_eval.policies.recency import Recency
+from sketch_eval.policies.sketched import SKETCHED
+
+_POLICIES: tuple[type[Policy], ...] = (
+    *SKETCHED,
+    Exact,
+    Last,
+    Recency,
+    Random,
+    KeyNorm,
+)
+_FATES: tuple[type[Fate], ...] = (
+    Drop,
+    Fold,
+)
+
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in _POLICIES}
+"""By `importance`, in the order in which messages name them."""
+
+FATES: dict[str, type[Fate]] = {fate.name: fate for fate in _FATES}
+"""By `strategy`."""
