@@ -11,9 +11,9 @@ import subprocess
 import sys
 
 from sketch_eval.config import CacheConfig
-from sketch_eval.sweep import lm
-from sketch_eval.sweep.grid import read
-from sketch_eval.sweep.work import Job, Worker
+from sketch_eval.evaluate import model as lm
+from sketch_eval.evaluate.work import Job, Worker
+from sketch_eval.grid.grid import read
 
 ROUNDS, RUNS = 2, 3
 

@@ -82,18 +82,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-NOT_SCORING = {"cli.py", "terminal.py", "reproduce.py", "statistics.py"}
-"""Modules that nothing between a request and its score passes through; nor do the folders of `sources`."""
+ASIDE = ("commands", "configs", "grid", "leaderboard", "startup", "statistics", "sweep", "tasks", "text", "train")
+"""Folders of this package that nothing between a request and its score passes through: what asks for runs, keeps them
+and shows them, and what makes the texts of tasks, which `code` names with each task."""
 
 
 def sources() -> str:
-    """SHA-256 of this package's code that a score depends on, tasks aside: `code` says what a task is made of."""
+    """SHA-256 of this package's code that a score depends on: all of it but the folders `ASIDE`."""
     package = Path(__file__).parent
-    without = {"text", "train", "leaderboard", "startup", "tasks", "configs"}
-    files = [path for path in package.rglob("*.py") if not without.intersection(path.relative_to(package).parts)]
-    scoring = {"lm.py", "tasks.py", "work.py"}
-    kept = [path for path in files if path.parent.name != "sweep" or path.name in scoring]
-    return code(package, [path for path in kept if path.parent != package or path.name not in NOT_SCORING])
+    files = (path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in ASIDE)
+    return code(package, files)
 
 
 def code(root: Path, files: Iterable[Path]) -> str:

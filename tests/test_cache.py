@@ -22,6 +22,8 @@ CELLS: dict[str, dict[str, Any]] = {
     "aggregate": {"strategy": "aggregate"},
     "race": {"importance": "race"},
     "token": {"item": "token"},
+    "head": {"scope": "head"},
+    "head aggregate": {"scope": "head", "strategy": "aggregate", "item": "key"},
     **{name: changes for name, changes in CONTROLS.items() if name != "full"},
 }
 
@@ -113,7 +115,7 @@ def test_generate_runs_on_the_bounded_cache(model: GPT2LMHeadModel, name: str) -
     assert torch.equal(together[:, 30:], torch.stack(outputs))
 
 
-@pytest.mark.parametrize("name", ["token", "exact", "race", "aggregate"])
+@pytest.mark.parametrize("name", ["token", "exact", "race", "aggregate", "head aggregate"])
 def test_beam_search_carries_the_store_along(model: GPT2LMHeadModel, name: str) -> None:
     options = {"max_new_tokens": 12, "num_beams": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     cell, prompt = cell_of(name), text(6, 30)
@@ -175,10 +177,10 @@ def test_after_a_thousand_tokens_the_cache_owns_what_the_ledger_says(name: str) 
     )
     assert output.shape[1] == 1010
     for layer in cache.layers:
-        assert layer.keys.shape == layer.values.shape == (1, 2, 65, 8)
+        assert layer.keys.shape == layer.values.shape == (cache.units, 2 // cache.units, 65, 8)
         assert layer.keys.untyped_storage().nbytes() == layer.keys.nbytes == 65 * 16 * 4
         assert layer.values.untyped_storage().nbytes() == layer.values.nbytes
-        assert (layer.state.positions >= 0).sum() == 64
+        assert ((layer.state.positions >= 0).sum(1) == 64).all()
     book = ledger(cell, model.config, torch.float32, 1024)
     assert {tensor: b * 2 for tensor, b in book["layer_bytes"].items()} == cache.nbytes()
     assert book["peak_bytes"] == sum(cache.nbytes().values())

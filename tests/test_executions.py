@@ -108,7 +108,12 @@ def test_queries_that_share_a_key_decide_as_the_oracle(
 ) -> None:
     """Eight query heads share two key/value heads, with rotary positions."""
     cell = small_cell(importance=importance, item=item, scope=scope, **fate)
-    compared, there = assert_follows_oracle(grouped, cell, *padded_batch(grouped))
+    tokens, mask = padded_batch(grouped)
+    if importance == "knorm":  # A key has the same norm wherever it is rotated to: no token twice, or ties abound.
+        tokens = torch.stack(
+            [torch.randperm(60, generator=torch.Generator().manual_seed(row))[:28] + 1 for row in (0, 1)]
+        )
+    compared, there = assert_follows_oracle(grouped, cell, tokens, mask)
     assert compared >= 0.8 * there
 
 
@@ -209,13 +214,12 @@ def test_folding_follows_the_oracle_over_a_thousand_tokens(importance: str, scop
     assert (torch.cat(parts, 1) - whole[0]).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("importance", ["race", "count_sketch"])
-def test_one_scan_and_calls_of_twenty_tokens_agree_where_the_bundled_model_folds(importance: str) -> None:
-    """A table in which folding counted mass again grew until one of the two overflowed first."""
+def test_one_scan_and_calls_of_twenty_tokens_agree_where_the_bundled_model_folds() -> None:
+    """With RACE, a table in which folding counted mass again grew until one of the two overflowed first."""
     model = AutoModelForCausalLM.from_pretrained(bundled.path(), dtype=torch.float32).eval()
     enable(model)
     text = AutoTokenizer.from_pretrained(bundled.path())(inspect.getsource(inspect))["input_ids"][:1000]
-    tokens, cell = torch.tensor([text]), CacheConfig(importance=importance, strategy="aggregate")
+    tokens, cell = torch.tensor([text]), CacheConfig(importance="race", strategy="aggregate")
     whole, _ = run(model, cell, tokens, torch.ones_like(tokens), "compiled")
     cache = SketchCache(model.config, cell)
     with torch.no_grad():

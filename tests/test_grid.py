@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from lm_eval.tasks import TaskManager
 from typer.testing import CliRunner
 
-from sketch_eval import cli
 from sketch_eval.cache import SketchCache
+from sketch_eval.commands import cli
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
+from sketch_eval.evaluate.tasks import choose_metrics
+from sketch_eval.grid.cells import computation, name, reads
+from sketch_eval.grid.grid import Grid, Task, read
 from sketch_eval.leaderboard.rows import Sweep
-from sketch_eval.sweep.cells import computation, name, reads
-from sketch_eval.sweep.grid import Grid, Task, read
 from sketch_eval.sweep.plan import estimate, plan
 from sketch_eval.sweep.sweep import Here, computations
-from sketch_eval.sweep.tasks import choose_metrics
 
 
 def test_the_reference_grid_has_144_cells_of_132_computations_beside_the_ladder():
@@ -199,8 +199,8 @@ CELL = "cells: [{max_cache_size: 64}]"
     ],
 )
 def test_bad_grids_are_one_line_before_a_model_is_loaded(tmp_path: Path, text: str, message: str, monkeypatch):
-    monkeypatch.setattr("sketch_eval.sweep.work.SweepLM", _no_model)
-    monkeypatch.setattr("sketch_eval.sweep.tasks.TaskManager", _manager)
+    monkeypatch.setattr("sketch_eval.evaluate.work.SweepLM", _no_model)
+    monkeypatch.setattr("sketch_eval.evaluate.tasks.TaskManager", _manager)
     (tmp_path / "bad.yaml").write_text(text)
     run = CliRunner().invoke(cli.app, ["sweep", str(tmp_path / "bad.yaml"), "--output", str(tmp_path / "out")])
     assert isinstance(run.exception, UsageError), run.output
@@ -262,7 +262,7 @@ def test_texts_longer_than_the_model_are_refused_before_its_weights_are_loaded(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sketch_eval.sweep.tasks.TaskManager", _manager)
+    monkeypatch.setattr("sketch_eval.evaluate.tasks.TaskManager", _manager)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", _no_model)
     (tmp_path / "g.yaml").write_text("model: {pretrained: bundled, max_length: 4096}\ntasks: [kv_256]\n" + CELL)
     run = CliRunner().invoke(cli.app, [*command, "g.yaml"])

@@ -27,7 +27,7 @@ def row(cell, cap=64, value=1.0, kind="sketch", task="text", metric="word_perple
     width, depth = map(float, match.groups()) if (match := re.search(r"(\d+)×(\d+)", cell)) else (NAN, NAN)
     defaults = {
         "row": f"{zlib.crc32(repr((cell, cap, task, metric)).encode()):010x}", "cell": cell, "kind": kind, "cap": cap,
-        "importance": "count_min" if kind == "sketch" else "", "item": "position",
+        "importance": "count_min" if kind == "sketch" else "", "scope": "layer", "item": "position",
         "strategy": "aggregate" if "aggregate" in cell else "topk",
         "topk": float(match[1]) if (match := re.search(r"topk(\d+)", cell)) else NAN, "width": width, "depth": depth,
         "decay": 0.95, "conservative": "False", "normalize": "none", "sinks": "4", "recent": "0.5",

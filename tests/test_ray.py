@@ -17,11 +17,11 @@ from hub import write_model
 from sketch_eval import provenance
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
+from sketch_eval.evaluate.work import Job
+from sketch_eval.grid.cells import FULL
+from sketch_eval.grid.grid import Grid, Model, Task
 from sketch_eval.leaderboard.write import write
-from sketch_eval.sweep.cells import FULL
-from sketch_eval.sweep.grid import Grid, Model, Task
 from sketch_eval.sweep.sweep import Here, computations, sweep
-from sketch_eval.sweep.work import Job
 
 ray = pytest.importorskip("ray")
 

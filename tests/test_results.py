@@ -10,8 +10,8 @@ import pytest
 from conftest import Silent
 
 from sketch_eval import provenance
-from sketch_eval.reproduce import reproduce
-from sketch_eval.sweep.grid import read
+from sketch_eval.commands.reproduce import reproduce
+from sketch_eval.grid.grid import read
 from sketch_eval.sweep.sweep import Here
 
 RESULTS = Path(__file__).parents[1] / "results"

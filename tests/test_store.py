@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from conftest import Silent
 
-from sketch_eval import cli
+from sketch_eval.commands import cli
 from sketch_eval.errors import UsageError
+from sketch_eval.grid.grid import Grid
 from sketch_eval.leaderboard.write import write
-from sketch_eval.sweep.grid import Grid
 from sketch_eval.sweep.store import Store
 from sketch_eval.sweep.sweep import Here, sweep
 

@@ -16,18 +16,18 @@ import yaml
 from conftest import Silent
 from lm_eval.api.instance import Instance
 
+from sketch_eval.commands.reproduce import find, reproduce
+from sketch_eval.commands.terminal import leaderboard_table
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
+from sketch_eval.evaluate.work import Job
+from sketch_eval.grid.cells import FULL
+from sketch_eval.grid.grid import Block, Grid, read
 from sketch_eval.leaderboard.rows import Sweep
 from sketch_eval.leaderboard.tables import choice, versus
 from sketch_eval.leaderboard.write import write
-from sketch_eval.reproduce import find, reproduce
-from sketch_eval.sweep.cells import FULL
-from sketch_eval.sweep.grid import Block, Grid, read
 from sketch_eval.sweep.store import sealed
 from sketch_eval.sweep.sweep import Here, sweep
-from sketch_eval.sweep.work import Job
-from sketch_eval.terminal import leaderboard_table
 
 
 def test_a_request_that_fits_has_the_full_caches_answer_and_need_not_be_asked(crew: Here):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,8 @@ class Row:
         row: its name, ten hexadecimal digits: what `sketch-eval reproduce` takes.
         cell: the cell without its cap, e.g. `count_min 512×4 topk32`, or a control's name; `full` is the baseline.
         kind: `full`, `control` (of the ladder of DESIGN §4) or `sketch`.
-        importance, scope, strategy, topk, cap, width, depth, item, decay, conservative, normalize, sinks, recent: the cell;
-            NaN or empty where the cell has no such thing (a control has no width, the full cache no cap).
+        importance, scope, strategy, topk, cap, width, depth, item, decay, conservative, normalize, sinks, recent: the
+            cell; NaN or empty where it has no such thing (a control has no width, the full cache no cap).
         seeds: hash seeds that the row is the mean of, e.g. `0 1 2`.
         task: lm-eval's name of the task.
         metric: lm-eval's name of the metric.
@@ -106,6 +107,11 @@ def percent(share: float) -> str:
 def sign(unit: str) -> str:
     """What stands behind a difference: `%`, or ` pt` for points."""
     return "%" if unit == "percent" else " pt"
+
+
+def task_family(task: str) -> str:
+    """A task's name without the length or depth that it ends in."""
+    return re.sub(r"(_depth)?_\d+$", "", task)
 
 
 COLUMNS = [field.name for field in fields(Row)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -14,14 +13,14 @@ from typing import Any
 
 from sketch_eval.config import CONTROLS, CacheConfig
 from sketch_eval.errors import UsageError
+from sketch_eval.evaluate.work import Job, identity, spell
+from sketch_eval.grid.cells import FULL, computation, kind, name, reads
+from sketch_eval.grid.grid import Block, Grid, Task
 from sketch_eval.leaderboard.row import Row
 from sketch_eval.leaderboard.tables import NOTES
 from sketch_eval.statistics import AGGREGATIONS, Score, average, difference, interval, unit
-from sketch_eval.sweep.cells import FULL, computation, kind, name, reads
-from sketch_eval.sweep.grid import Block, Grid, Task
 from sketch_eval.sweep.store import Store, digest
 from sketch_eval.sweep.sweep import computations, seeded
-from sketch_eval.sweep.work import Job, identity, spell
 
 NONE = float("nan")
 OTHERS = ("window", "exact", "reference")
@@ -47,13 +46,15 @@ class Sweep:
     def __init__(self, folder: Path) -> None:
         self.folder, self.store = folder, Store(folder)
         try:
-            self.about: dict[str, Any] = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+            self.about = self.store.description()
             self.grid = Grid(**self.about["grid"])
         except FileNotFoundError as error:
             kept = (folder / "leaderboard.json").exists()
             there = "the tables, but not the runs that they were made of" if kept else "no sweep"
             raise UsageError(f"results={str(folder)!r} holds {there}; run `sketch-eval sweep` first") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except UsageError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"results={str(folder)!r}: its sweep.json cannot be read ({type(error).__name__}); give a folder "
                 "that `sketch-eval sweep` wrote"
@@ -300,9 +301,9 @@ def _cell_columns(cell: CacheConfig) -> dict[str, Any]:
 
 
 def _score_columns(score: Score, base: Score) -> dict[str, Any]:
-    """The columns of the value and of its difference to the full cache."""
+    """The columns of the value and of its difference to the full cache, which is none where it is the full cache's."""
     low, high = interval(score)
-    change, change_low, change_high = difference(score, base)
+    change, change_low, change_high = (0.0, 0.0, 0.0) if score is base else difference(score, base)
     value = {"value": score.value, "value_low": low, "value_high": high}
     return value | {"difference": change, "difference_low": change_low, "difference_high": change_high}
 

@@ -13,9 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sketch_eval.leaderboard.row import COLUMNS, Row, percent, sign
+from sketch_eval.leaderboard.row import COLUMNS, Row, percent, sign, task_family
 from sketch_eval.sweep.store import write_file
-from sketch_eval.terminal import family
 
 NOTES = (
     "Intervals are 95% over documents, each for itself: of as many as a table has, one in twenty is expected to miss. "
@@ -145,7 +144,7 @@ def _place(row: Row) -> tuple[str, str]:
 def _family(row: Row) -> tuple[str, str]:
     """(family, metric) of the table that a row goes into: tasks of several lengths share one, parts of a metric too."""
     part = re.sub(r"(_\d+)+$", "", row.metric)
-    return (row.task, part) if part != row.metric else (family(row.task), row.metric)
+    return (row.task, part) if part != row.metric else (task_family(row.task), row.metric)
 
 
 def _section(

@@ -25,11 +25,12 @@ from ray.exceptions import RayError, RayTaskError
 
 from sketch_eval import provenance
 from sketch_eval.errors import UsageError
-from sketch_eval.sweep.cells import FULL
-from sketch_eval.sweep.grid import Grid
-from sketch_eval.sweep.lm import Answers
+from sketch_eval.evaluate.model import Answers
+from sketch_eval.evaluate.records import About
+from sketch_eval.evaluate.work import Finished, Job, Worker
+from sketch_eval.grid.cells import FULL
+from sketch_eval.grid.grid import Grid
 from sketch_eval.sweep.sweep import Crew, Outcome
-from sketch_eval.sweep.work import Finished, Job, Worker
 
 LIVES = 3
 """Workers lost with one job, or before they could take any, after which it is taken for no accident."""
@@ -73,7 +74,7 @@ class Member:
             os.chdir(folder)  # The grid's relative paths start there.
         torch.set_num_threads(threads)
 
-    def load(self) -> tuple[dict[str, Any] | str, str]:
+    def load(self) -> tuple[About | str, str]:
         """Load the model and the tasks; returns `Worker.about`, or why there is none, and the node's id."""
         node = ray.get_runtime_context().get_node_id()
         try:
@@ -147,14 +148,15 @@ class Workers:
     """
 
     def __init__(self, grid: Grid, post: Post) -> None:
-        self.about: dict[str, Any] = {}
+        self.about: About  # As the first worker says it.
+        self._met = False
         self._grid, self._post, self._sources = grid, post, provenance.sources()
         self._idle: list[Any] = []
         self._coming: dict[Any, Any] = {}  # By what each of them will say of itself.
         self._working: dict[Any, tuple[Any, Job]] = {}
         self._unfit: dict[str, list[Any]] = {}  # By node; kept, so that they keep their room.
         self._stillborn: list[RayError] = []
-        while not self.about:
+        while not self._met:
             self._hire(1)
             _ready(self._coming, POLL)
             if reason := self._greet() or self._hopeless():
@@ -217,17 +219,18 @@ class Workers:
                     wrong = RuntimeError(f"{reason} (Ray node {node[:8]}, whose workers get no jobs)")
                 self._unfit.setdefault(node, []).append(member)
                 continue
-            self.about = self.about or about
+            if not self._met:
+                self.about, self._met = about, True
             self._idle.append(member)
             self._stillborn.clear()
         return wrong
 
-    def _unlike(self, about: dict[str, Any]) -> str:
+    def _unlike(self, about: About) -> str:
         """Why a worker's runs would not be this crew's; empty where they would."""
-        if not self.about:
+        if not self._met:
             same = about["fixed"]["sources"] == self._sources
             return "" if same else "another sketch_eval is installed there than here"
-        mine, theirs = (dict(_flat(each["fixed"] | each["tasks"])) for each in (self.about, about))
+        mine, theirs = (dict(_flat({**each["fixed"], **each["tasks"]})) for each in (self.about, about))
         different = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key))
         return "; ".join(f"{key} is {theirs.get(key)}, the first worker's is {mine.get(key)}" for key in different)
 
@@ -238,7 +241,7 @@ class Workers:
         room = self._post.room(self._unfit)
         if not room:
             return LookupError("no worker is left, and no node of the Ray cluster has room for one")
-        if len(self._stillborn) >= LIVES * (room if self.about else 1):
+        if len(self._stillborn) >= LIVES * (room if self._met else 1):
             return RuntimeError(f"workers end before they have loaded the model: {_line(self._stillborn[-1])}")
         return None
 

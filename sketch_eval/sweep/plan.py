@@ -13,15 +13,15 @@ from transformers import AutoConfig
 
 from sketch_eval import bundled
 from sketch_eval.config import CacheConfig
+from sketch_eval.evaluate.model import SweepLM
+from sketch_eval.evaluate.tasks import LoadedTask
+from sketch_eval.evaluate.work import Worker
 from sketch_eval.families import check, shape_of
+from sketch_eval.grid.cells import FULL, computation, kind, name
+from sketch_eval.grid.grid import Grid, Model
 from sketch_eval.ledger import ledger
 from sketch_eval.lm import SketchGPT2
-from sketch_eval.sweep.cells import FULL, computation, kind, name
-from sketch_eval.sweep.grid import Grid, Model
-from sketch_eval.sweep.lm import SweepLM
 from sketch_eval.sweep.sweep import seeded
-from sketch_eval.sweep.tasks import LoadedTask
-from sketch_eval.sweep.work import Worker
 
 PROBED = 4
 """Requests in a probe: enough for a speed, and few enough for a second or two each on a CPU."""

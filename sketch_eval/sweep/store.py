@@ -18,15 +18,16 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
 from sketch_eval.errors import UsageError
+from sketch_eval.evaluate.records import SweepAbout
 
 RECORD, SEAL = "run.json", "sha256"
 
@@ -105,10 +106,34 @@ class Store:
                     f"{model[key]!r}; give another folder"
                 )
 
-    def describe(self, about: dict[str, Any]) -> None:
-        """Write down what the folder is of: `model`, and whatever else a reader wants."""
+    def describe(self, about: SweepAbout) -> None:
+        """Write down what the folder is of, in sweep.json."""
         with self._told():
-            write_file(self.folder / "sweep.json", json.dumps(about, indent=1))
+            write_file(self.folder / "sweep.json", sealed(about))
+
+    def description(self) -> SweepAbout:
+        """What the folder is of.
+
+        Raises:
+            UsageError: its sweep.json was changed since it was written, or cannot be read.
+            FileNotFoundError: there is none.
+        """
+        try:
+            about = json.loads((self.folder / "sweep.json").read_text(encoding="utf-8"))
+            seal = about.pop(SEAL)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"results={str(self.folder)!r}: its sweep.json cannot be read ({type(error).__name__}); run the sweep "
+                "again, which writes it anew, or give a folder that `sketch-eval sweep` wrote"
+            ) from error
+        if seal != digest(about):
+            raise UsageError(
+                f"results={str(self.folder)!r}: its sweep.json is not what the sweep wrote; run the sweep again, which "
+                "writes it anew and keeps every finished run"
+            )
+        return cast(SweepAbout, about)
 
     def find(self, key: str, mend: bool = False) -> Path | None:
         """The folder of a finished, undamaged run; with `mend`, for who holds the lock, a damaged one is moved away."""
@@ -124,7 +149,7 @@ class Store:
         """The record of a finished run."""
         return json.loads((path / RECORD).read_text(encoding="utf-8"))
 
-    def write(self, name: str, key: str, record: dict[str, Any], files: Callable[[Path], None]) -> Path:
+    def write(self, name: str, key: str, record: Mapping[str, Any], files: Callable[[Path], None]) -> Path:
         """Keep a run: `files` writes what belongs beside the record into the folder that it is given.
 
         Raises:
@@ -142,7 +167,7 @@ class Store:
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
                         sums[str(path.relative_to(scratch))] = file_digest(file, "sha256").hexdigest()
-                write_file(scratch / RECORD, sealed(record | {"key": key, "files": sums}))
+                write_file(scratch / RECORD, sealed({**record, "key": key, "files": sums}))
                 scratch.replace(final)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -203,9 +228,9 @@ class Store:
         path.rename(aside)
 
 
-def sealed(record: dict[str, Any]) -> str:
+def sealed(record: Mapping[str, Any]) -> str:
     """A run's record as JSON, with its own digest, so that a number changed by hand is seen."""
-    return json.dumps(record | {SEAL: digest(json.loads(json.dumps(record)))})
+    return json.dumps({**record, SEAL: digest(json.loads(json.dumps(record)))})
 
 
 def _sum(path: Path) -> str:

@@ -7,15 +7,16 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
-from sketch_eval.sweep.cells import FULL, computation
-from sketch_eval.sweep.grid import Grid
-from sketch_eval.sweep.lm import Answers
+from sketch_eval.evaluate.model import Answers
+from sketch_eval.evaluate.records import About
+from sketch_eval.evaluate.work import Finished, Job, Worker, identity
+from sketch_eval.grid.cells import FULL, computation
+from sketch_eval.grid.grid import Grid
 from sketch_eval.sweep.store import Store, digest
-from sketch_eval.sweep.work import Finished, Job, Worker, identity
 
 Outcome = Finished | BaseException
 
@@ -23,7 +24,7 @@ Outcome = Finished | BaseException
 class Crew(Protocol):
     """Who runs the jobs: this process, or the workers of a cluster."""
 
-    about: dict[str, Any]
+    about: About
     """As `Worker.about`."""
 
     def execute(self, jobs: list[Job], answers: Callable[[str], Answers]) -> Iterable[tuple[Job, Outcome]]:
@@ -101,7 +102,11 @@ def sweep(
     try:
         store.check_model(named)  # Another sweep may have begun meanwhile.
         crew = recruit(grid)
-        model = named | {key: crew.about["fixed"][key] for key in ("model_fingerprint", "tokenizer_fingerprint")}
+        fixed = crew.about["fixed"]
+        model = named | {
+            "model_fingerprint": fixed["model_fingerprint"],
+            "tokenizer_fingerprint": fixed["tokenizer_fingerprint"],
+        }
         store.check_model(model)
         store.describe({"model": model, "grid": grid.model_dump(mode="json"), "command": command, **crew.about})
         return _run(grid, store, crew, watcher)

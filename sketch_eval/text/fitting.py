@@ -12,7 +12,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from sketch_eval import bundled
-from sketch_eval.errors import UsageError
+from sketch_eval.errors import UsageError, first_line
 from sketch_eval.text.words import QUALITIES, between, pick, sentence
 
 PIECE_WORDS = 12  # of a folder's text between two places where a fact can be planted
@@ -109,11 +109,6 @@ def place(costs: list[int], depth: float) -> int:
     """How many lines of so many tokens each come before what stands at ``depth`` of them, as near as lines allow."""
     before = [0, *accumulate(costs)]
     return min(range(len(before)), key=lambda at: abs(before[at] - depth * before[-1]))
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says; its kind, where it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def ruler(pretrained: Any = "gpt2", tokenizer: Any = None, max_length: Any = None, **_: Any) -> Ruler:

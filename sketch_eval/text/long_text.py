@@ -7,9 +7,9 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 
-from sketch_eval.errors import UsageError
+from sketch_eval.errors import UsageError, first_line
 from sketch_eval.text import stdlib
-from sketch_eval.text.fitting import Ruler, first_line, read_folder, ruler
+from sketch_eval.text.fitting import Ruler, read_folder, ruler
 
 ENDS = (64, 128, 256, 512, 1024)  # of the buckets, in tokens from the start of the text
 SLACK = 16  # tokens that a cut may come early, and that are read beyond the last

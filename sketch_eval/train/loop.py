@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import json
 import os
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from sketch_eval.allocator import keep_memory, trim_memory
 from sketch_eval.errors import UsageError
 from sketch_eval.text import stdlib
 from sketch_eval.train import books
@@ -44,24 +43,6 @@ def weighted_loss(model: GPT2LMHeadModel, ids: Tensor, weights: Tensor, position
     counted = weights[:, 1:] > 0
     logits = model.lm_head(hidden[counted])
     return (F.cross_entropy(logits.float(), ids[:, 1:][counted], reduction="none") * weights[:, 1:][counted]).sum()
-
-
-def keep_memory() -> None:
-    """Make glibc keep freed memory: handing it back and faulting it in again costs half of the CPU time of a step."""
-    _libc("mallopt", -4, 0)  # M_MMAP_MAX
-    _libc("mallopt", -1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def trim_memory() -> None:
-    """Hand back what is free now: kept for ever, the heap's gaps grow to many times what a step needs."""
-    _libc("malloc_trim", 0)
-
-
-def _libc(name: str, *arguments: int) -> None:
-    """Call a function of glibc's, where there is one."""
-    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-    if function is not None:
-        function(*arguments)
 
 
 def train(settings: Settings, folder: Path) -> GPT2LMHeadModel:

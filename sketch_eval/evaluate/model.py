@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import time
-from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -15,6 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from sketch_eval import attention
+from sketch_eval.allocator import keep_memory
 from sketch_eval.config import CacheConfig
 from sketch_eval.counts import Count
 from sketch_eval.lm import SketchGPT2
@@ -33,19 +32,6 @@ def key(context: list[int], continuation: list[int]) -> str:
 def question(context: str, settings: dict[str, Any]) -> str:
     """Names a request to generate by its text and its settings."""
     return sha256(json.dumps([context, settings], sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def keep_memory() -> None:
-    """Have the C library keep what a pass frees for the next pass, which asks for as much.
-
-    By default glibc hands large blocks back to the system; to have them again, page by page, takes a CPU a quarter of a
-    sweep (benchmarks/sweep.md). Elsewhere this does nothing.
-    """
-    mmap_max, trim_threshold = -4, -1  # malloc.h
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 class SweepLM(SketchGPT2):

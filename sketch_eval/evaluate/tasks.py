@@ -15,8 +15,8 @@ from lm_eval.tasks import TaskManager
 from sketch_eval import provenance
 from sketch_eval.config import nearest
 from sketch_eval.errors import UsageError
+from sketch_eval.grid.grid import Grid, Task
 from sketch_eval.statistics import AGGREGATIONS
-from sketch_eval.sweep.grid import Grid, Task
 
 FEWSHOT_SEED = 1234  # lm-eval's own default
 

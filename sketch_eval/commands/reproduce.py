@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sketch_eval.errors import UsageError
+from sketch_eval.grid.grid import Grid
 from sketch_eval.leaderboard.rows import Sweep
-from sketch_eval.sweep.grid import Grid
 from sketch_eval.sweep.sweep import Crew, Watcher, sweep
 
 COMPARED = (

@@ -19,11 +19,12 @@ from lm_eval.loggers.utils import add_env_info, add_tokenizer_info
 from sketch_eval import provenance
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError, first_line
+from sketch_eval.evaluate.model import Answers, SweepLM
+from sketch_eval.evaluate.records import About, Fixed, Record, TaskAbout
+from sketch_eval.evaluate.tasks import LoadedTask, load_tasks
+from sketch_eval.grid.cells import arguments, name
+from sketch_eval.grid.grid import Grid, Model
 from sketch_eval.statistics import AGGREGATIONS
-from sketch_eval.sweep.cells import arguments, name
-from sketch_eval.sweep.grid import Grid, Model
-from sketch_eval.sweep.lm import Answers, SweepLM
-from sketch_eval.sweep.tasks import LoadedTask, load_tasks
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Job:
         return f"{name(self.cell)}{cap}{seed} {self.task}"
 
 
-def identity(about: dict[str, Any], job: Job) -> dict[str, Any]:
+def identity(about: About, job: Job) -> dict[str, Any]:
     """Everything that decides a job's numbers; `about` is a worker's. Its `digest` is the key of the run."""
     return {"cell": job.cell.model_dump(), "task": about["tasks"][job.task]["identity"], **about["fixed"]}
 
@@ -57,7 +58,7 @@ class Finished:
         answers: of the full cache, its answers by request; empty for other cells.
     """
 
-    record: dict[str, Any]
+    record: Record
     results: dict[str, Any]
     samples: list[dict[str, Any]]
     answers: Answers = field(default_factory=dict)
@@ -107,20 +108,20 @@ class Worker:
         self.lm = SweepLM(**grid.model.arguments(), max_cache_size=None)
 
     @cached_property
-    def about(self) -> dict[str, Any]:
-        """What decides every number of this worker but the cell, and what the tables need to know of the tasks.
-
-        JSON: `fixed`, `commit`, and for each of `tasks` its `identity`, `metrics` (with their aggregations) and
-        `higher_is_better`.
-        """
+    def about(self) -> About:
+        """What decides every number of this worker but the cell, and what the tables need to know of the tasks."""
         info = self.lm.get_model_info()["sketch_eval"]
-        kept = ("model_fingerprint", "tokenizer_fingerprint", "dtype", "max_length", "versions")
-        fixed = {key: info[key] for key in kept} | {
+        fixed: Fixed = {
+            "model_fingerprint": info["model_fingerprint"],
+            "tokenizer_fingerprint": info["tokenizer_fingerprint"],
+            "dtype": info["dtype"],
+            "max_length": info["max_length"],
+            "versions": info["versions"],
             "device": self.lm.device.type,
             "batch_size": self.model.batch_size,
             "sources": self.sources,
         }
-        tasks = {
+        tasks: dict[str, TaskAbout] = {
             name: {
                 "identity": task.identity,
                 "metrics": task.metrics,
@@ -173,7 +174,7 @@ class Worker:
             "git_hash": self.commit,
             "date": time.time(),
         }
-        record = {
+        record: Record = {
             "identity": identity(self.about, job),
             "name": job.name,
             "commit": self.commit,

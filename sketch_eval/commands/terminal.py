@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sketch_eval.leaderboard.row import task_family
+
 if TYPE_CHECKING:
+    from sketch_eval.commands.reproduce import Comparison
+    from sketch_eval.evaluate.work import Job
     from sketch_eval.leaderboard.row import Row
-    from sketch_eval.reproduce import Comparison
     from sketch_eval.sweep.plan import Line
-    from sketch_eval.sweep.work import Job
 
 
 class Bar:
@@ -99,9 +100,9 @@ def leaderboard_table(rows: list[Row], tasks: list[str]) -> Table:
     for row in rows:
         if row.metric == metrics[row.task]:
             cap = "" if math.isnan(row.cap) else f"{row.cap:.0f}"
-            found.setdefault((row.cell, cap), {}).setdefault(family(row.task), []).append(row)
-    shown = {family(task): metric for task, metric in metrics.items()}
-    parts = Counter(family(task) for task in tasks)
+            found.setdefault((row.cell, cap), {}).setdefault(task_family(row.task), []).append(row)
+    shown = {task_family(task): metric for task, metric in metrics.items()}
+    parts = Counter(task_family(task) for task in tasks)
     table = _table(["cell", "cap", *(f"{task}\n{metric}" for task, metric in shown.items()), "total\nKiB"], "")
     table.caption = (
         "Each: score, and its difference to the full cache (pt: points, hundredths). Intervals are in the leaderboard."
@@ -129,11 +130,6 @@ def span(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def family(task: str) -> str:
-    """A task's name without the length or depth that it ends in."""
-    return re.sub(r"(_depth)?_\d+$", "", task)
 
 
 def _mean(rows: list[Row]) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from sketch_eval import terminal
+from sketch_eval.commands import terminal
 from sketch_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def plan(
     if not times:
         console.print("--time loads the tasks and the model, and estimates how long they take here.")
         return
-    from sketch_eval.sweep.work import Worker
+    from sketch_eval.evaluate.work import Worker
 
     with console.status("loading the tasks and the model, and measuring its speed"):
         worker = Worker(grid)
@@ -150,7 +150,7 @@ def reproduce(
 ) -> None:
     """Run one row again from what it records, and say whether the numbers are equal: status 1 where they are not."""
     _quiet()
-    from sketch_eval import reproduce as again
+    from sketch_eval.commands import reproduce as again
     from sketch_eval.sweep.sweep import Here
 
     file, about, entry = again.find(row, places or ())
@@ -169,7 +169,7 @@ def reproduce(
 
 
 def _read(config: str) -> Any:
-    from sketch_eval.sweep.grid import read
+    from sketch_eval.grid.grid import read
 
     return read(config)
 

@@ -1,0 +1,1 @@
+"""`sketch-eval` on the command line."""

@@ -1,0 +1,28 @@
+"""Scores over documents, and their intervals."""
+
+from sketch_eval.statistics.intervals import (
+    Unit,
+    difference,
+    interval,
+    newcombe,
+    ratio_interval,
+    resamples,
+    unit,
+    wilson,
+)
+from sketch_eval.statistics.scores import AGGREGATIONS, Array, Score, average
+
+__all__ = [
+    "AGGREGATIONS",
+    "Array",
+    "Score",
+    "Unit",
+    "average",
+    "difference",
+    "interval",
+    "newcombe",
+    "ratio_interval",
+    "resamples",
+    "unit",
+    "wilson",
+]
