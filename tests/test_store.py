@@ -111,6 +111,21 @@ def test_a_number_changed_by_hand_is_seen_wherever_it_stands(copied: Path, confi
     assert tables(copied) == before
 
 
+def test_what_a_sweep_says_of_its_metrics_is_not_to_be_changed_by_hand(
+    copied: Path, config: str, grid: Grid, crew: Here
+) -> None:
+    """Another aggregation, or a direction turned round, would be another table of the same runs."""
+    before = tables(copied)
+    said = json.loads((copied / "sweep.json").read_text())
+    said["tasks"]["stdlib_text"]["metrics"]["byte_perplexity"] = "bits_per_byte"
+    (copied / "sweep.json").write_text(json.dumps(said))
+    with pytest.raises(UsageError, match=r"sweep.json is not what the sweep wrote; run the sweep again"):
+        write(copied)
+    assert not sweep(grid, copied, lambda _: crew, Silent(), command=f"sketch-eval sweep {config}").ran
+    write(copied)
+    assert tables(copied) == before
+
+
 def _with_another_digit(content: bytes) -> bytes:
     """The same bytes but for one digit."""
     at = next(place for place in range(len(content) // 2, len(content)) if content[place : place + 1].isdigit())

@@ -26,7 +26,7 @@ from sketch_eval.grid.grid import Block, Grid, read
 from sketch_eval.leaderboard.rows import Sweep
 from sketch_eval.leaderboard.tables import choice, versus
 from sketch_eval.leaderboard.write import write
-from sketch_eval.sweep.store import sealed
+from sketch_eval.sweep.store import Store, sealed
 from sketch_eval.sweep.sweep import Here, sweep
 
 
@@ -187,10 +187,10 @@ def test_without_the_full_cache_nothing_else_of_a_task_runs(tmp_path: Path, smal
 
 def test_a_groups_mean_is_left_out_until_all_its_parts_are_there(copied: Path):
     """A mean over the parts that happen to be finished is another number."""
-    said = json.loads((copied / "sweep.json").read_text())
+    said = Store(copied).description()
     said["tasks"]["kv_512"] = copy.deepcopy(said["tasks"]["kv_256"])
     said["tasks"]["kv_512"]["identity"]["task"] = "kv_512"
-    (copied / "sweep.json").write_text(json.dumps(said))
+    Store(copied).describe(said)
     written = write(copied)
     assert written.missing.startswith("NOT COMPLETE: 10 runs are missing (full kv_512, window cap64 kv_512, ")
     for tasks, shown in ((written.tasks, False), (["kv_256", "stdlib_text"], True)):
@@ -205,6 +205,8 @@ def test_an_unbound_row_is_the_full_caches_number_and_one_that_is_not_is_refused
     fits, full = rows["window", 256.0, "kv_256", "acc"], next(r for k, r in rows.items() if k[0] == "full")
     assert not fits.bound
     assert (fits.value, fits.value_low, fits.value_high) == (full.value, full.value_low, full.value_high)
+    for row in (fits, full):  # Of nothing to itself there is no interval.
+        assert (row.difference, row.difference_low, row.difference_high) == (0, 0, 0)
     (path,) = copied.glob("runs/window-cap256-kv_256-*/run.json")
     record = json.loads(path.read_text())
     record.pop("sha256")
@@ -216,9 +218,9 @@ def test_an_unbound_row_is_the_full_caches_number_and_one_that_is_not_is_refused
 
 def test_each_row_says_its_difference_to_the_grids_reference(finished: Path, tmp_path: Path):
     folder = Path(shutil.copytree(finished, tmp_path / "mini"))
-    said = json.loads((folder / "sweep.json").read_text())
+    said = Store(folder).description()
     said["grid"]["reference"] = {"importance": "exact", "strategy": "aggregate"}
-    (folder / "sweep.json").write_text(json.dumps(said))
+    Store(folder).describe(said)
     write(folder)
     rows = {(row.cell, row.cap, row.metric): row for row in Sweep(folder).rows()}
     reference = rows["exact aggregate", 64.0, "byte_perplexity"]
