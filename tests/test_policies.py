@@ -29,7 +29,7 @@ def test_the_documents_tables_are_the_registrys() -> None:
 
 
 class Watching(Policy):
-    """The newest query's mass times the norm of the value (after VATP), head by head: no shipped policy sees as much."""
+    """The newest query's mass times the norm of the value (after VATP), head by head, which no shipped policy sees."""
 
     name = "watching"
     summary = "a policy of the tests"
