@@ -233,6 +233,18 @@ def test_each_row_says_its_difference_to_the_grids_reference(finished: Path, tmp
     assert f"| 64 | window | {choice(window)} |" in text
 
 
+def test_each_row_says_its_difference_to_its_own_twin(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "mini"))
+    said = Store(folder).description()
+    said["grid"]["twin"] = {"importance": "exact"}
+    Store(folder).describe(said)
+    rows = {(row.cell, row.metric): row for row in Sweep(folder).rows() if row.cap == 64}
+    folding, exact = rows["count_min 32×2 aggregate", "byte_perplexity"], rows["exact aggregate", "byte_perplexity"]
+    assert folding.to_reference == pytest.approx(100 * (folding.value / exact.value - 1)) != 0
+    # Its twin, exact scores that drop, is not in the grid.
+    assert math.isnan(rows["count_min 32×2 topk24", "byte_perplexity"].to_reference)
+
+
 def test_rows_say_what_lm_eval_says_and_how_it_differs(finished: Path):
     rows = {(row.cell, row.cap, row.task, row.metric): row for row in Sweep(finished).rows()}
     full = next(row for row in rows.values() if (row.kind, row.metric) == ("full", "byte_perplexity"))

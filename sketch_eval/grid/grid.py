@@ -125,6 +125,8 @@ class Grid(BaseModel):
         cells: the blocks of cells.
         seeds: hash seeds; a row is the mean of all of them.
         reference: arguments, beside `defaults`, of the cell that all others of its cap are compared with, if any.
+        twin: instead of that, arguments by which each cell differs from the one that it alone is compared with, such as
+            `{scope: layer}`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -137,6 +139,7 @@ class Grid(BaseModel):
     cells: tuple[Block, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     reference: dict[str, Any] | None = None
+    twin: dict[str, Any] | None = None
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -151,7 +154,7 @@ class Grid(BaseModel):
             {key: {} if entry is None else entry for key, entry in value.items()} if isinstance(value, dict) else value
         )
 
-    @field_validator("defaults", "reference")
+    @field_validator("defaults", "reference", "twin")
     @classmethod
     def _has_no_seed(cls, fields: dict[str, Any] | None) -> dict[str, Any] | None:
         for field in fields or {}:
@@ -165,6 +168,12 @@ class Grid(BaseModel):
             raise ValueError("should have each seed once")
         return seeds
 
+    @model_validator(mode="after")
+    def _compares_once(self) -> Grid:
+        if self.reference is not None and self.twin is not None:
+            raise ValueError("reference and twin both say what cells are compared with; leave one of them out")
+        return self
+
     def expand(self) -> list[CacheConfig]:
         """The bounded cells, each once, with the first seed.
 
@@ -175,15 +184,19 @@ class Grid(BaseModel):
         cells = (cell for block in self.cells for cell in block.cells(defaults))
         return list(dict.fromkeys(cell for cell in cells if cell.max_cache_size is not None))
 
-    def reference_at(self, cap: int | None) -> CacheConfig | None:
-        """The cell that those of a cap are compared with; None where there is none.
+    def reference_of(self, cell: CacheConfig) -> CacheConfig | None:
+        """The cell that another one is compared with; None where there is none.
 
         Raises:
-            UsageError: `reference` makes no cell.
+            UsageError: `reference`, or `twin` in this cell, makes no cell.
         """
-        if self.reference is None or cap is None:
+        cap = cell.max_cache_size
+        if cap is None or (self.reference is None and self.twin is None):
             return None
-        return CacheConfig.parse(**({"seed": self.seeds[0]} | self.defaults | self.reference | {"max_cache_size": cap}))
+        if self.twin is not None:
+            return CacheConfig.parse(**(cell.model_dump() | self.twin))
+        same = {"seed": self.seeds[0]} | self.defaults | (self.reference or {})
+        return CacheConfig.parse(**(same | {"max_cache_size": cap}))
 
 
 def _refuse_seed(field: Any) -> None:
@@ -207,7 +220,7 @@ def read(config: str) -> Grid:
         raise UsageError(f"{config}: " + "; ".join(map(_explain, errors))) from None
     try:
         for cell in grid.expand():
-            grid.reference_at(cell.max_cache_size)
+            grid.reference_of(cell)
     except UsageError as error:
         raise UsageError(f"{config}: cells: {error}") from None
     return grid

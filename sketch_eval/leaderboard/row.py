@@ -34,7 +34,8 @@ class Row:
             or loses over keeping the newest tokens. NaN in the control's own row, where either bound nothing, and where
             the grid has no such control.
         to_exact, to_exact_low, to_exact_high: to the same cell with exact scores, likewise: what a sketch itself loses.
-        to_reference, to_reference_low, to_reference_high: to the grid's `reference` at the same cap, likewise.
+        to_reference, to_reference_low, to_reference_high: to the grid's `reference` at the same cap, or to the cell's
+            `twin`, likewise.
         spread_low, spread_high: least and greatest value among the seeds; NaN with one seed.
         binding: share of requests for which a pair was evicted or hidden, 0 to 1.
         bound: whether any was: where not, the row is the full cache's and says nothing of the cell.

@@ -192,7 +192,7 @@ class Sweep:
         The `window` of its cap, the cell itself with `exact` scores, and the grid's reference at its cap.
         """
         exact = cell.model_copy(update={"conservative": False, **CONTROLS["exact"]})
-        cells = (self._windows.get(cell.max_cache_size), exact, self.grid.reference_at(cell.max_cache_size))
+        cells = (self._windows.get(cell.max_cache_size), exact, self.grid.reference_of(cell))
         found = {}
         for which, other in zip(OTHERS, cells, strict=True):
             if other is None or computation(other) == computation(cell):
