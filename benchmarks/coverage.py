@@ -95,7 +95,7 @@ def ratio_table(runs: Path | None) -> str:
     lines = [f"| documents' law | n | {' | '.join(RATIOS)} |", f"| --- | ---: |{' ---: |' * len(RATIOS)}"]
     for name, (draw, truth) in laws(runs).items():
         for count in (6, 8, 10, 16, 62):
-            rng, covered = np.random.default_rng(0), dict.fromkeys(RATIOS, 0)
+            rng, covered = np.random.default_rng(0), dict.fromkeys(RATIOS, 0.0)
             trials = [draw(rng, count) for _ in range(TRIALS)]
             for method, interval in RATIOS.items():
                 some = trials[: TRIALS // 4] if method == "BCa" else trials  # It takes long.

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -29,16 +29,17 @@ from sketch_eval.config import CacheConfig
 
 SEQUENCES, LENGTH = 8, 1024
 
+WAYS: dict[str, dict[str, Any]] = {
+    "count_min topk=None (default)": {},
+    "count_min topk=32": {"topk": 32},
+    "count_min aggregate": {"strategy": "aggregate"},
+    "count_min conservative": {"conservative": True},
+    "exact": {"importance": "exact"},
+}
 CELLS = {
     f"cap {cap}, {name}": CacheConfig(max_cache_size=cap, **changes)
     for cap in (64, 256)
-    for name, changes in {
-        "count_min topk=None (default)": {},
-        "count_min topk=32": {"topk": 32},
-        "count_min aggregate": {"strategy": "aggregate"},
-        "count_min conservative": {"conservative": True},
-        "exact": {"importance": "exact"},
-    }.items()
+    for name, changes in WAYS.items()
 }
 
 

@@ -132,7 +132,7 @@ def grid(config: str) -> Grid:
 def small(grid: Grid) -> Grid:
     """Of the same tasks: the full cache and two cells."""
     blocks = ({"max_cache_size": 64, "controls": ["window"]}, {"max_cache_size": 64, "strategy": "aggregate"})
-    return grid.model_copy(update={"cells": tuple(Block(**block) for block in blocks), "seeds": (0,)})
+    return grid.model_copy(update={"cells": tuple(Block.model_validate(block) for block in blocks), "seeds": (0,)})
 
 
 @pytest.fixture(scope="session")

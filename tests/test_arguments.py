@@ -189,7 +189,7 @@ def test_an_adapter_of_virtual_tokens_is_refused(checkpoint: str, tmp_path: Path
 
 def test_an_adapter_of_another_model_is_not_blamed_on_the_model(checkpoint: str, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
-    get_peft_model(model, LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)).save_pretrained(tmp_path)
+    get_peft_model(model, LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)).save_pretrained(str(tmp_path))
     said = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(said | {"target_modules": ["q_proj"]}))
     with pytest.raises(UsageError, match=r"peft=.* could not be added to the model: .*q_proj"):

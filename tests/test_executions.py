@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -36,6 +36,8 @@ SKETCHED = [(name, item) for name, item in SOURCES if POLICIES[name].sketched]
 HIDING: list[dict[str, Any]] = [{"strategy": name, "topk": 8} for name, fate in FATES.items() if fate.hides]
 WAYS: list[dict[str, Any]] = [*({"strategy": name} for name in FATES), *HIDING]
 """Every fate of victims, and what hides pairs."""
+
+Scope = Literal["layer", "head"]
 
 NEAR_TIE = 1e-5
 """A choice that the oracle made by less than this, relatively, float32 may make otherwise; no more is compared."""
@@ -68,7 +70,7 @@ def assert_follows_oracle(
     """Compare every execution with the oracle; return tokens compared, and tokens there are."""
     truth, standard = run(model, cell, tokens, mask, "oracle")
     layers = range(model.config.num_hidden_layers)
-    margins = torch.stack([standard.trace(layer).margins for layer in layers]).amin(0)
+    margins = torch.stack([cast(torch.Tensor, standard.trace(layer).margins) for layer in layers]).amin(0)
     # With scope=head a sequence has a row for each key/value head, and each of them is in what the next layer sees.
     margins = margins.unflatten(0, (len(tokens), -1)).amin(1)
     compared = (margins >= NEAR_TIE).cumprod(1).bool() & mask.bool()
@@ -93,7 +95,7 @@ def assert_follows_oracle(
 @pytest.mark.parametrize("scope", ["layer", "head"])
 @pytest.mark.parametrize(("importance", "item"), SOURCES)
 def test_decode_and_scan_decide_as_the_oracle(
-    model: GPT2LMHeadModel, importance: str, item: str, scope: str, fate: dict[str, Any]
+    model: GPT2LMHeadModel, importance: str, item: str, scope: Scope, fate: dict[str, Any]
 ) -> None:
     cell = small_cell(importance=importance, item=item, scope=scope, **fate)
     compared, there = assert_follows_oracle(model, cell, *padded_batch(model))
@@ -104,7 +106,7 @@ def test_decode_and_scan_decide_as_the_oracle(
 @pytest.mark.parametrize("scope", ["layer", "head"])
 @pytest.mark.parametrize(("importance", "item"), SOURCES)
 def test_queries_that_share_a_key_decide_as_the_oracle(
-    grouped: PreTrainedModel, importance: str, item: str, scope: str, fate: dict[str, Any]
+    grouped: PreTrainedModel, importance: str, item: str, scope: Scope, fate: dict[str, Any]
 ) -> None:
     """Eight query heads share two key/value heads, with rotary positions."""
     cell = small_cell(importance=importance, item=item, scope=scope, **fate)
@@ -200,7 +202,7 @@ def test_any_cell_of_any_model_follows_the_oracle_on_any_batch() -> None:
 
 @pytest.mark.parametrize("scope", ["layer", "head"])
 @pytest.mark.parametrize("importance", ["race", "count_min", "count_sketch", "exact"])
-def test_folding_follows_the_oracle_over_a_thousand_tokens(importance: str, scope: str) -> None:
+def test_folding_follows_the_oracle_over_a_thousand_tokens(importance: str, scope: Scope) -> None:
     """Long enough for a mass that were counted again at each fold to show; called token by token and 20 at a time."""
     model = tiny_gpt2(seed=1, layers=1, positions=1000)
     tokens = torch.randint(1, 61, (1, 1000), generator=torch.Generator().manual_seed(5))
@@ -243,6 +245,7 @@ def test_a_folding_sketch_is_the_sketch_of_the_masses_that_queries_gave(
         there.append((k, 1.0, self._item(token, k)))
         keys, counts, items = zip(*there, strict=True)
         scores = torch.einsum("hd,hsd->hs", q, torch.stack(keys, 1)) * scale + torch.tensor(counts).log()
+        assert self.sketch is not None
         apart = type(self.sketch)(cell.width, cell.depth, seed=cell.seed, stream=self.layer)
         apart.update(torch.stack(items)[None], scores.softmax(-1).mean(0)[None])
         table = streams.setdefault(self.layer, torch.zeros_like(apart.table))
@@ -316,7 +319,9 @@ def test_the_bundled_model_follows_the_oracle_on_real_text(fate: dict[str, Any])
     model = AutoModelForCausalLM.from_pretrained(bundled.path(), dtype=torch.float32).eval()
     enable(model)
     tokenizer = AutoTokenizer.from_pretrained(bundled.path())
-    tokens = torch.tensor([tokenizer(text)["input_ids"][:56] for text in (str.__doc__ * 3, inspect.getsource(bisect))])
+    tokens = torch.tensor(
+        [tokenizer(text)["input_ids"][:56] for text in (cast(str, str.__doc__) * 3, inspect.getsource(bisect))]
+    )
     cell = CacheConfig(max_cache_size=24, width=32, depth=3, recent=0.5, item="token", **fate)
     compared, there = assert_follows_oracle(model, cell, tokens, torch.ones_like(tokens))
     assert compared >= 0.8 * there
@@ -388,7 +393,7 @@ with torch.no_grad():
 
 
 @pytest.mark.slow
-def test_the_process_that_compiles_scores_as_those_that_load(tmp_path: Path):
+def test_the_process_that_compiles_scores_as_those_that_load(tmp_path: Path) -> None:
     """Bit for bit: the first sweep of a machine makes the tables of all that follow."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     compiled, loaded = (

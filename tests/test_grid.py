@@ -27,7 +27,7 @@ from sketch_eval.sweep.plan import estimate, plan
 from sketch_eval.sweep.sweep import Here, computations
 
 
-def test_the_reference_grid_has_144_cells_of_132_computations_beside_the_ladder():
+def test_the_reference_grid_has_144_cells_of_132_computations_beside_the_ladder() -> None:
     grid = read("seed-144")
     cells = grid.expand()
     sketches = [cell for cell in cells if cell.importance == "count_min"]
@@ -46,7 +46,7 @@ def test_the_reference_grid_has_144_cells_of_132_computations_beside_the_ladder(
 @pytest.mark.parametrize(
     "shipped", sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.yaml"))
 )
-def test_shipped_grids_can_be_read(shipped: str):
+def test_shipped_grids_can_be_read(shipped: str) -> None:
     if not shipped.startswith("lm_eval"):
         assert len(read(shipped).expand()) > 1
 
@@ -73,7 +73,7 @@ CELLS = st.builds(
 @settings(max_examples=60)
 def test_cells_of_one_computation_compute_the_same(
     cell: CacheConfig, others: dict[str, Any], way: dict[str, Any], data: st.DataObject
-):
+) -> None:
     """Whatever `computation` drops may be anything: the logits are the same, bit for bit."""
     if "strategy" in way:
         way, others = way | {"topk": None}, others | {"topk": None}
@@ -92,7 +92,7 @@ def test_cells_of_one_computation_compute_the_same(
     assert torch.equal(one, other)
 
 
-def test_the_full_cache_is_one_cell_however_often_it_is_named(tmp_path: Path):
+def test_the_full_cache_is_one_cell_however_often_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "g.yaml").write_text(
         "tasks: [wikitext]\ndefaults: {width: 8}\nseeds: [3]\ncells: [{controls: [full, window], max_cache_size: 8}]"
     )
@@ -101,7 +101,7 @@ def test_the_full_cache_is_one_cell_however_often_it_is_named(tmp_path: Path):
     assert [name(cell) for cell in computations(grid)] == ["full", "window"]
 
 
-def test_names_tell_cells_apart():
+def test_names_tell_cells_apart() -> None:
     cells = [cell for config in ("seed-144", "ablation", "controls", "scope") for cell in read(config).expand()]
     seen: dict[tuple[int | None, str], CacheConfig] = {}
     for cell in (cell.model_copy(update={"seed": 0}) for cell in cells):
@@ -114,7 +114,7 @@ def test_names_tell_cells_apart():
     assert name(CacheConfig.parse(width=128, depth=2, topk=32, item="token")) == "count_min 128×2 topk32 item=token"
 
 
-def test_the_plan_tells_computations_bytes_and_time(grid: Grid, crew: Here, finished: Path):
+def test_the_plan_tells_computations_bytes_and_time(grid: Grid, crew: Here, finished: Path) -> None:
     lines = plan(grid)
     assert all(line.seconds is None for line in lines)
     estimate(lines, crew._worker)
@@ -123,8 +123,10 @@ def test_the_plan_tells_computations_bytes_and_time(grid: Grid, crew: Here, fini
     assert lines[5].same_as == 4
     rows = {(row.cell, row.cap): row for row in Sweep(finished).rows()}
     for line in lines[1:]:
+        assert line.bytes is not None
+        assert line.cap is not None
         assert line.bytes["steady_bytes"] == rows[line.name, float(line.cap)].total_bytes
-    assert lines[5].seconds == 0 < lines[4].seconds
+    assert lines[5].seconds == 0 < (lines[4].seconds or 0.0)
 
 
 @lru_cache(maxsize=1)
@@ -200,7 +202,9 @@ CELL = "cells: [{max_cache_size: 64}]"
         ),
     ],
 )
-def test_bad_grids_are_one_line_before_a_model_is_loaded(tmp_path: Path, text: str, message: str, monkeypatch):
+def test_bad_grids_are_one_line_before_a_model_is_loaded(
+    tmp_path: Path, text: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sketch_eval.evaluate.work.SweepLM", _no_model)
     monkeypatch.setattr("sketch_eval.evaluate.tasks.TaskManager", _manager)
     (tmp_path / "bad.yaml").write_text(text)
@@ -210,7 +214,7 @@ def test_bad_grids_are_one_line_before_a_model_is_loaded(tmp_path: Path, text: s
     assert "\n" not in str(run.exception)
 
 
-def test_a_task_without_a_metric_for_the_table_is_refused():
+def test_a_task_without_a_metric_for_the_table_is_refused() -> None:
     task = SimpleNamespace(aggregation=lambda: {"mcc": lambda values: 0.0})
     with pytest.raises(
         UsageError, match="odd has no metric for the tables: mcc; a table can show means and perplexities"
@@ -231,20 +235,20 @@ def test_a_task_without_a_metric_for_the_table_is_refused():
         (["reproduce", "abc", "--in", "/nowhere"], "no leaderboard.json there"),
     ],
 )
-def test_bad_commands_are_one_line(arguments: list[str], message: str):
+def test_bad_commands_are_one_line(arguments: list[str], message: str) -> None:
     run = CliRunner().invoke(cli.app, arguments)
     assert isinstance(run.exception, UsageError), run.output
     assert message in str(run.exception)
 
 
-def test_a_bad_cell_is_the_only_thing_said_to_be_wrong(tmp_path: Path):
+def test_a_bad_cell_is_the_only_thing_said_to_be_wrong(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("tasks: [kv_256]\ncells: [{max_cash_size: 64}]")
     with pytest.raises(UsageError) as error:
         read(str(tmp_path / "bad.yaml"))
     assert "give at least one" not in str(error.value)
 
 
-def test_a_plan_needs_neither_network_nor_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_plan_needs_neither_network_nor_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """GPT-2 on the hub's tasks: the cells, without bytes where the model's config is not on this machine."""
 
     def refused(*_: Any, **__: Any) -> None:
@@ -262,7 +266,7 @@ def test_a_plan_needs_neither_network_nor_model(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("command", [["plan"], ["sweep", "--output", "out"]])
 def test_texts_longer_than_the_model_are_refused_before_its_weights_are_loaded(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sketch_eval.evaluate.tasks.TaskManager", _manager)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", _no_model)
@@ -273,7 +277,7 @@ def test_texts_longer_than_the_model_are_refused_before_its_weights_are_loaded(
 
 def test_a_grid_of_ones_own_goes_to_runs_and_says_which_caps_leave_no_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     (tmp_path / "mine.yaml").write_text("tasks: [kv_256]\ncells: [{max_cache_size: [16, 64], depth: [2, 4]}]")
     monkeypatch.chdir(tmp_path)
     places: list[Path] = []

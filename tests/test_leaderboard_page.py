@@ -2,8 +2,12 @@ import json
 import re
 import shutil
 import zlib
+from collections.abc import Callable, Iterator
 from itertools import product
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -22,10 +26,20 @@ COMMAND = "lm_eval --model sketch_gpt2 --model_args pretrained=bundled"
 CHROMIUM, DRIVER = shutil.which("chromium"), "/usr/bin/chromedriver"
 
 
-def row(cell, cap=64, value=1.0, kind="sketch", task="text", metric="word_perplexity", up=False, total=MIB, **more):
+def row(
+    cell: str,
+    cap: float = 64,
+    value: float = 1.0,
+    kind: str = "sketch",
+    task: str = "text",
+    metric: str = "word_perplexity",
+    up: bool = False,
+    total: int = MIB,
+    **more: Any,
+) -> Row:
     """A row that bound; ``value`` with an interval of 2%, 5% over the full cache's with one of 4 to 6%."""
     width, depth = map(float, match.groups()) if (match := re.search(r"(\d+)×(\d+)", cell)) else (NAN, NAN)
-    defaults = {
+    defaults: dict[str, Any] = {
         "row": f"{zlib.crc32(repr((cell, cap, task, metric)).encode()):010x}", "cell": cell, "kind": kind, "cap": cap,
         "importance": "count_min" if kind == "sketch" else "", "scope": "layer", "item": "position",
         "strategy": "aggregate" if "aggregate" in cell else "topk",
@@ -44,7 +58,7 @@ def row(cell, cap=64, value=1.0, kind="sketch", task="text", metric="word_perple
     return Row(**(defaults | more))
 
 
-def sweep():
+def sweep() -> pd.DataFrame:
     """The reference grid of DESIGN §7 with two tasks, an accuracy at four depths, and cells that bound nothing."""
     rows = []
     metrics = [
@@ -58,18 +72,23 @@ def sweep():
     cells += [(name, 64, 0, "control") for name in ("window", "streaming", "random", "tova", "knorm", "h2o", "exact")]
     for i, (task, metric, up, best) in enumerate(metrics + depths):
         at = float(metric.rpartition("_")[2]) / 100 if "_depth_" in metric else NAN
-        shared = {"task": task, "metric": metric, "up": up, "needle_depth": at}
-        none = {"bound": False, "binding": 0.0, "difference": 0.0}
+        shared: dict[str, Any] = {"task": task, "metric": metric, "up": up, "needle_depth": at}
+        none: dict[str, Any] = {"bound": False, "binding": 0.0, "difference": 0.0}
         rows.append(row("full", NAN, best, "full", total=36 * MIB, sketch_bytes=0, saving=0.0, **none, **shared))
         for (j, (cell, w, d, kind)), cap in product(enumerate(cells), (64, 128, 256)):
             loss = (1 + (j * 7 + i * 5) % 13 / 20) * (1 + 20 / w) * 8 / cap * (0.6 if "aggregate" in cell else 1)
-            bytes_ = {"kv_bytes": cap * 36864, "sketch_bytes": 48 * w * d, "total": cap * 36864 + 48 * w * d}
+            bytes_: dict[str, Any] = {
+                "kv_bytes": cap * 36864,
+                "sketch_bytes": 48 * w * d,
+                "total": cap * 36864 + 48 * w * d,
+            }
             if task == "lambada" and cap >= 128:
                 rows.append(row(cell, cap, best, kind, **none, **bytes_, **shared))
             else:
                 value = best * (1 - loss if up else 1 + loss)
-                change = {"unit": "points", "difference": 100 * (value - best)} if metric.startswith("acc") else {}
-                change = change or {"difference": 100 * (value / best - 1)}
+                change: dict[str, Any] = {"difference": 100 * (value / best - 1)}
+                if metric.startswith("acc"):
+                    change = {"unit": "points", "difference": 100 * (value - best)}
                 rows.append(row(cell, cap, value, kind, **change, **bytes_, **shared))
     return frame(rows)
 
@@ -89,7 +108,7 @@ ABOUT = {
 }
 
 
-def test_pareto_front():
+def test_pareto_front() -> None:
     rows = [
         row("full", NAN, 10.0, "full", total=100, bound=False),
         row("a", value=30.0, total=10),
@@ -103,7 +122,7 @@ def test_pareto_front():
     assert tidy.pareto(frame(rows).assign(higher_is_better=True))["cell"].tolist() == ["a"]
 
 
-def test_lines_are_means_of_what_bound():
+def test_lines_are_means_of_what_bound() -> None:
     rows = [
         row("count_min 128×2 topk32", value=2.0),
         row("count_min 512×2 topk32", value=4.0),
@@ -120,7 +139,7 @@ def test_lines_are_means_of_what_bound():
     assert "full" not in found.index.get_level_values("family")
 
 
-def test_bars_are_of_the_paired_difference_and_of_the_score_where_there_is_none():
+def test_bars_are_of_the_paired_difference_and_of_the_score_where_there_is_none() -> None:
     rows = [
         row("a", value=210.0),
         row("b", value=0.25, unit="points", difference=-50.0, difference_low=-60.0, difference_high=-40.0),
@@ -131,7 +150,7 @@ def test_bars_are_of_the_paired_difference_and_of_the_score_where_there_is_none(
     assert found["high"].tolist() == pytest.approx([212.0, 0.35, 5.1])
 
 
-def test_a_cell_far_from_all_others_does_not_hide_what_they_differ_by():
+def test_a_cell_far_from_all_others_does_not_hide_what_they_differ_by() -> None:
     changes = {**{name: 4.0 + i for i, name in enumerate("abcdef")}, "far": 900.0, "none": NAN}
     rows = [row(cell, difference=change) for cell, change in changes.items()]
     rows += [row(cell, 128, difference=7.0) for cell in "abc"] + [row("far", 128, difference=9.0)]
@@ -142,9 +161,9 @@ def test_a_cell_far_from_all_others_does_not_hide_what_they_differ_by():
     assert found["shown"][~found["off"]].equals(found["difference"][~found["off"]])
 
 
-def test_needle_depths_of_metrics_and_of_tasks():
+def test_needle_depths_of_metrics_and_of_tasks() -> None:
     depths = (0.0, 0.25, 0.75)
-    shared = {"kind": "control", "up": True}
+    shared: dict[str, Any] = {"kind": "control", "up": True}
     rows = [row("window", task="kv", metric="acc", **shared)]
     for at in depths:
         rows.append(row("window", task="kv", metric=f"acc_depth_{100 * at:.0f}", needle_depth=at, **shared))
@@ -154,13 +173,13 @@ def test_needle_depths_of_metrics_and_of_tasks():
     assert tidy.choices(frame(rows)) == [("kv", "acc")] + [(f"recall_depth_{100 * at:.0f}", "acc") for at in depths]
 
 
-def test_many_families_can_be_told_apart():
+def test_many_families_can_be_told_apart() -> None:
     sketches = [row(f"count_min 128×2 decay={i}") for i in range(30)]
     style = figures.styles(frame(sketches + [row(f"control {i}", kind="control") for i in range(30)]))
     assert len(style) == len({look[:2] for look in style.values()}) == 60
 
 
-def test_a_heat_map_keeps_grey_what_did_not_bind():
+def test_a_heat_map_keeps_grey_what_did_not_bind() -> None:
     rows = frame([row(f"count_min {width}×2", cap, bound=cap == 64) for width in (128, 256) for cap in (64, 128)])
     figure = figures.plots(rows, "word_perplexity", figures.styles(rows))["sizes"]
     axis = {trace.text[0]: trace.coloraxis for trace in figure.data}
@@ -168,7 +187,7 @@ def test_a_heat_map_keeps_grey_what_did_not_bind():
     assert {colour for _, colour in figure.layout.coloraxis2.colorscale} == {figures.IDLE}
 
 
-def test_a_plot_without_data_is_left_out():
+def test_a_plot_without_data_is_left_out() -> None:
     one = frame([row("count_min 128×2 topk32"), row("window", kind="control")])
     assert set(figures.plots(one, "word_perplexity", figures.styles(one))) == {"bytes", "cells"}
     text = page.page(one, ABOUT)
@@ -178,14 +197,14 @@ def test_a_plot_without_data_is_left_out():
     assert figures.plots(full, "word_perplexity", {}) == {}
 
 
-def test_a_difference_without_an_interval_shows_none():
+def test_a_difference_without_an_interval_shows_none() -> None:
     table = page.table(frame([row("a", to_window_low=NAN, to_window_high=NAN)]))
     shown = dict(zip((column["key"] for column in table["columns"]), table["rows"][0], strict=True))
     assert (shown["to_window"], shown["difference"]) == (["+3.0%", 3.0], ["+5.0% [+4.0, +6.0]", 5.0])
     assert "to_exact" not in shown
 
 
-def test_a_cell_that_did_not_bind_shows_no_loss_of_its_own():
+def test_a_cell_that_did_not_bind_shows_no_loss_of_its_own() -> None:
     window = row("window", kind="control", bound=False, difference=0.0)
     table = page.table(frame([row("full", NAN, kind="full", bound=False), window]))
     shown = dict(zip((column["key"] for column in table["columns"]), table["rows"][1], strict=True))
@@ -194,32 +213,36 @@ def test_a_cell_that_did_not_bind_shows_no_loss_of_its_own():
     assert table["marks"] == ["full", "unbound"]
 
 
-def without_libraries(text):
+def without_libraries(text: str) -> str:
     """The page without the three libraries that are embedded in it."""
     for element in re.findall(r"<script>.*?</script>|<script type=\"text/plain\".*?</script>", text, re.DOTALL):
         text = text.replace(element, "")
     return text
 
 
-def test_page_asks_nothing_of_the_network_and_injects_nothing():
+def data_of(text: str) -> dict[str, Any]:
+    """What a page's table and plots are drawn from."""
+    found = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_page_asks_nothing_of_the_network_and_injects_nothing() -> None:
     about = {**ABOUT, "name": NASTY, "description": NASTY, "notes": [NASTY], "command": NASTY}
     rows = frame([row(NASTY), row("window", kind="control", task=NASTY, metric=NASTY, command=NASTY)])
     text = without_libraries(page.page(rows, about))
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//|@import|url\(\s*["']?(https?:)?//""", text)
     assert "<img" not in text
-    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+    data = data_of(text)
     assert data["details"][0]["cell"] == NASTY
     assert all("<" not in cell for cells in data["rows"] for cell in cells if isinstance(cell, str))
 
 
-def test_a_page_is_made_of_the_tables_alone(finished, tmp_path):
+def test_a_page_is_made_of_the_tables_alone(finished: Path, tmp_path: Path) -> None:
     """What is committed is enough for it: the same page as a sweep wrote, but for the times."""
     shutil.copy(finished / "leaderboard.json", tmp_path)
     made = write_page(tmp_path).read_text()
-    data = [
-        json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
-        for text in (made, (finished / "leaderboard.html").read_text())
-    ]
+    data = [data_of(text) for text in (made, (finished / "leaderboard.html").read_text())]
     assert data[0]["details"] == data[1]["details"]
     assert data[0]["plots"] == data[1]["plots"]
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
@@ -234,7 +257,7 @@ def test_a_page_is_made_of_the_tables_alone(finished, tmp_path):
         write_page(tmp_path)
 
 
-def test_static_files_are_the_same_each_time(tmp_path):
+def test_static_files_are_the_same_each_time(tmp_path: Path) -> None:
     rows = sweep()
     rows = rows[(rows["task"] == "recall")]
     first, second = (static.write(tmp_path / name, rows) for name in "ab")
@@ -245,7 +268,7 @@ def test_static_files_are_the_same_each_time(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     if CHROMIUM is None or not shutil.which(DRIVER):
         pytest.skip("no chromium with chromedriver: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
@@ -261,18 +284,18 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-def until(browser, seen):
+def until(browser: webdriver.Chrome, seen: Callable[[], object]) -> None:
     """Wait for ``seen()``: DataTables sorts, and the page redraws, some time after the click that asks for it."""
     WebDriverWait(browser, 30).until(lambda _: seen())
 
 
-def load(browser, path):
+def load(browser: webdriver.Chrome, path: Path) -> None:
     browser.get(path.as_uri())
     until(browser, lambda: browser.execute_script("return document.documentElement.dataset.ready"))
 
 
 @pytest.fixture(scope="module")
-def opened(browser, tmp_path_factory):
+def opened(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory) -> webdriver.Chrome:
     """The page of a whole sweep, open in a browser without a network."""
     rows = sweep()
     timings = rows[["row"]].assign(tokens_per_second=range(len(rows)))
@@ -284,18 +307,20 @@ def opened(browser, tmp_path_factory):
     return browser
 
 
-def column(browser, key):
+def column(browser: webdriver.Chrome, key: str) -> list[str]:
     """The texts of a column, read at one moment."""
     script = "return Array.from(document.querySelectorAll(arguments[0]), (cell) => cell.innerText)"
     return browser.execute_script(script, f"#cells tbody td.{key}")
 
 
-def info(browser):
+def info(browser: webdriver.Chrome) -> int:
     text = browser.execute_script("return document.querySelector('.dt-info').innerText").replace(",", "")
-    return int(re.search(r"of (\d+) entries", text)[1])
+    found = re.search(r"of (\d+) entries", text)
+    assert found is not None
+    return int(found[1])
 
 
-def test_table_sorts_and_filters(opened):
+def test_table_sorts_and_filters(opened: webdriver.Chrome) -> None:
     first = [float(text.split()[0]) for text in column(opened, "value")]
     assert first == sorted(first)  # the first task's primary metric, a perplexity, best first
     assert len(first) == 15
@@ -323,7 +348,7 @@ def test_table_sorts_and_filters(opened):
     assert set(column(opened, "binding")) == {page.NOT_BOUND, "baseline"}
 
 
-def test_plots_are_drawn(opened):
+def test_plots_are_drawn(opened: webdriver.Chrome) -> None:
     drawn = """return Object.fromEntries([...document.querySelectorAll("figure[data-plot]")].map((figure) =>
         [figure.dataset.plot, figure.querySelectorAll(".point, .hm image, .heatmap-label").length]))"""
     until(opened, lambda: all(opened.execute_script(drawn).values()))
@@ -336,7 +361,7 @@ def test_plots_are_drawn(opened):
     assert "higher is better" in opened.execute_script(legend.replace(".legend", ".ytitle"))
 
 
-def test_reads_on_a_phone_and_in_the_dark(opened):
+def test_reads_on_a_phone_and_in_the_dark(opened: webdriver.Chrome) -> None:
     look = """const style = (selector, name) => getComputedStyle(document.querySelector(selector))[name];
         return [style("body", "backgroundColor"), style(".plot .xtick text", "fill"), style("#cells td", "color")]"""
     light = opened.execute_script(look)
@@ -354,11 +379,11 @@ def test_reads_on_a_phone_and_in_the_dark(opened):
     assert wide > inner
 
 
-def test_no_errors_in_the_browser(opened):
+def test_no_errors_in_the_browser(opened: webdriver.Chrome) -> None:
     assert [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_labels_inject_nothing_in_the_browser(browser, tmp_path):
+def test_labels_inject_nothing_in_the_browser(browser: webdriver.Chrome, tmp_path: Path) -> None:
     rows = frame([row(NASTY, cap) for cap in (64, 128)] + [row("full", NAN, kind="full", bound=False)])
     about = {**ABOUT, "name": NASTY, "notes": [NASTY]}
     load(browser, page.write(tmp_path, rows, about))

@@ -6,8 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hub import words
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from sketch_eval import UsageError
@@ -37,7 +38,7 @@ SCORED = requests(
     ("", words(20, 6)),
 )
 ROLLING = requests("loglikelihood_rolling", (words(15),), (words(700, 3),), (words(90, 1),))
-STOP = {"until": ["ox", "z"], "max_gen_toks": 20}
+STOP: dict[str, Any] = {"until": ["ox", "z"], "max_gen_toks": 20}
 GENERATED = requests(
     "generate_until", (words(4), STOP), (words(50, 2), STOP), (words(20, 7), STOP), (words(4, 9), STOP)
 )
@@ -51,8 +52,9 @@ def answers(lm: HFLM) -> list[float | str]:
 
 
 def make(checkpoint: str, batch_size: int | str = 4, **arguments: Any) -> SketchGPT2:
-    sizes = {"batch_size": batch_size, "max_batch_size": 5, "max_length": 256}
-    return SketchGPT2(pretrained=checkpoint, device="cpu", **sizes, **arguments)
+    return SketchGPT2(
+        pretrained=checkpoint, device="cpu", batch_size=batch_size, max_batch_size=5, max_length=256, **arguments
+    )
 
 
 CELLS: list[dict[str, Any]] = [
@@ -67,7 +69,7 @@ def plain(checkpoint: str) -> list[float | str]:
     return answers(HFLM(pretrained=checkpoint, batch_size=4, max_length=256, device="cpu"))
 
 
-def assert_same(got: list[float | str], expected: list[float | str]) -> None:
+def assert_same(got: Sequence[float | str], expected: Sequence[float | str]) -> None:
     for mine, its in zip(got, expected, strict=True):
         assert mine == its if isinstance(its, str) else mine == pytest.approx(its, abs=2e-3, rel=1e-5)
 
@@ -129,7 +131,7 @@ def test_counts_are_what_the_lengths_of_the_texts_make_them(checkpoint: str) -> 
         LAYERS * sum(min(t, cap + 1) - topk for length in lengths for t in range(topk + 1, length + 1))
         for lengths in passes
     ]
-    counted = lm.counts.as_dict()
+    counted: dict[str, Any] = lm.counts.as_dict()
     assert counted["requests"] == len(passes)
     assert counted["binding_requests"] == sum(max(lengths) > topk for lengths in passes)
     assert (counted["evictions"], counted["hidden"], counted["folds"]) == (sum(evictions), sum(hidden), 0)
@@ -171,7 +173,7 @@ def test_a_request_that_is_repeated_counts_each_time_and_one_that_fills_up_a_pro
 def test_folds_are_counted(checkpoint: str) -> None:
     lm = make(checkpoint, max_cache_size=16, strategy="aggregate", recent=0.5)
     lm.loglikelihood(SCORED, disable_tqdm=True)
-    counted = lm.counts.as_dict()
+    counted: dict[str, Any] = lm.counts.as_dict()
     assert counted["folds"] == counted["evictions"] > 0
 
 
@@ -192,9 +194,17 @@ def test_a_response_cache_never_hands_one_cell_anothers_scores(checkpoint: str, 
 def test_the_ledger_is_of_the_cache_that_runs(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, precision: dict[str, str]
 ) -> None:
-    lm, made = make(checkpoint, batch_size=1, max_cache_size=16, **precision), []
+    lm = make(checkpoint, batch_size=1, max_cache_size=16, **precision)
+    made: list[SketchCache] = []
     new_cache = lm._new_cache
-    monkeypatch.setattr(lm, "_new_cache", lambda: made.append(new_cache()) or made[-1])
+
+    def keep() -> SketchCache:
+        cache = new_cache()
+        assert cache is not None
+        made.append(cache)
+        return cache
+
+    monkeypatch.setattr(lm, "_new_cache", keep)
     lm.loglikelihood(SCORED[:1], disable_tqdm=True)
     assert lm.get_model_info()["sketch_eval"]["ledger"]["peak_bytes"] == sum(made[0].nbytes().values())
 
@@ -218,7 +228,7 @@ def test_an_adapter_runs_on_the_bounded_cache(checkpoint: str, tmp_path: Path) -
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_pretrained(checkpoint)
     adapted = get_peft_model(base, LoraConfig(target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True))
-    adapted.save_pretrained(tmp_path)
+    adapted.save_pretrained(str(tmp_path))
     scored = [
         make(checkpoint, peft=peft, max_cache_size=cap).loglikelihood(SCORED, disable_tqdm=True)
         for peft, cap in ((str(tmp_path), None), (str(tmp_path), 250), (str(tmp_path), 16), (None, 16))
@@ -231,7 +241,7 @@ def test_a_loaded_adapter_scores_as_its_name_does(checkpoint: str, tmp_path: Pat
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_pretrained(checkpoint)
     adapted = get_peft_model(base, LoraConfig(target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True))
-    adapted.save_pretrained(tmp_path)
+    adapted.save_pretrained(str(tmp_path))
     for cap in (None, 16):
         named = make(checkpoint, peft=str(tmp_path), max_cache_size=cap)
         loaded = SketchGPT2(
@@ -244,7 +254,7 @@ def test_a_loaded_adapter_scores_as_its_name_does(checkpoint: str, tmp_path: Pat
 
 def test_whatever_changes_a_pass_changes_the_models_fingerprint(checkpoint: str, tmp_path: Path) -> None:
     """Equal weights in 2 and in 4 heads are two models; a folder's name and the library's version are not."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for changes in ({}, {"n_head": 4}, {"scale_attn_weights": False}, {"layer_norm_epsilon": 1e-3}):
         folder = tmp_path / str(len(found))
         shutil.copytree(checkpoint, folder)
@@ -299,7 +309,7 @@ def test_an_adapter_that_was_chosen_or_switched_off_is_another_model(checkpoint:
     found = [look()]
     model.set_adapter("two")
     found.append(look())
-    model.base_model.disable_adapter_layers()
+    cast(LoraModel, model.base_model).disable_adapter_layers()
     found.append(look())
     assert len({score for score, _ in found}) == len({identity for _, identity in found}) == 3
 

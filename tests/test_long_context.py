@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import datasets.config
 import lm_eval
@@ -36,19 +37,19 @@ def manager() -> TaskManager:
     return TaskManager(include_path=str(TASKS), include_defaults=False, metadata={"pretrained": "bundled"})
 
 
-def evaluate(manager, tasks, limit, **cell):
+def evaluate(manager: TaskManager, tasks: list[str], limit: int, **cell: Any) -> tuple[SketchGPT2, dict[str, Any]]:
     lm = SketchGPT2(pretrained="bundled", batch_size=8, device="cpu", **cell)
     return lm, lm_eval.simple_evaluate(lm, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=0)
 
 
 @pytest.fixture(scope="module")
-def full(manager):
+def full(manager: TaskManager) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)  # the environment is read when it is imported
         return evaluate(manager, ["sketch_full"], 1, max_cache_size=None)[1]
 
 
-def test_every_task_runs_and_is_answered_with_the_full_cache(full):
+def test_every_task_runs_and_is_answered_with_the_full_cache(full: dict[str, Any]) -> None:
     scores = full["results"]
     for group in ("sketch_passkey", "kv", "needles", "induction"):
         assert scores[group]["acc,none"] == 1.0, group
@@ -59,12 +60,13 @@ def test_every_task_runs_and_is_answered_with_the_full_cache(full):
     assert all(1 < scores["long_text"][bucket] < 1000 for bucket in buckets)
 
 
-def test_a_window_loses_what_lies_beyond_it(manager):
+def test_a_window_loses_what_lies_beyond_it(manager: TaskManager) -> None:
     tasks = ["kv_512", "induction_256", "long_text", "repeat"]
     lm, results = evaluate(manager, tasks, 2, max_cache_size=64, importance="recency", sinks=0)
     assert results["results"]["kv_512"]["acc_depth_0,none"] == 0.0
     assert results["results"]["induction_256"]["token_perplexity,none"] > 10
-    counts = lm.counts.as_dict()["tasks"]
+    counted: dict[str, Any] = lm.counts.as_dict()
+    counts = counted["tasks"]
     assert {task: count["binding_requests"] / count["requests"] for task, count in counts.items()} == {
         "kv_512": 1.0,
         "induction_256": 1.0,
@@ -73,16 +75,16 @@ def test_a_window_loses_what_lies_beyond_it(manager):
     }
 
 
-def test_the_quick_group_is_a_part_of_the_full_one(full):
+def test_the_quick_group_is_a_part_of_the_full_one(full: dict[str, Any]) -> None:
     quick = yaml.safe_load((TASKS / "sketch_groups" / "sketch_quick.yaml").read_text())["task"]
     assert set(quick) < set(full["results"])
 
 
-def test_few_shot_groups_and_hub_tasks_are_known(manager):
+def test_few_shot_groups_and_hub_tasks_are_known(manager: TaskManager) -> None:
     assert {"sketch_fewshot", "long_text_pg19", "long_text_wikitext103", "passkey_lengths"} <= set(manager.all_tasks)
 
 
-def asked(row):
+def asked(row: dict[str, Any]) -> tuple[str, str]:
     """The question, and the fact with its answer, as they stand in the prompt."""
     prompt, answer = row["prompt"], row["choices"][row["answer"]]
     if "\n" in prompt:
@@ -92,14 +94,14 @@ def asked(row):
     return question, f"{question} {answer}."
 
 
-def exact(measure, row):
+def exact(measure: Ruler, row: dict[str, Any]) -> bool:
     return max(measure.counts([f"{row['prompt']} {choice}" for choice in row["choices"]])) == row["length"]
 
 
 @pytest.mark.parametrize("kind", list(needles.MAKERS))
 @given(seed=st.integers(0, 10**6), depth=st.floats(0, 1), length=st.integers(200, 1024))
 @settings(max_examples=15)
-def test_lengths_are_exact_and_nothing_leaks(measure, kind, seed, depth, length):
+def test_lengths_are_exact_and_nothing_leaks(measure: Ruler, kind: str, seed: int, depth: float, length: int) -> None:
     (row,) = needles.documents(kind, measure, [length], [depth], count=1, seed=seed)
     prompt, answer = row["prompt"], row["choices"][row["answer"]]
     assert exact(measure, row)
@@ -119,7 +121,7 @@ def test_lengths_are_exact_and_nothing_leaks(measure, kind, seed, depth, length)
 
 @pytest.mark.parametrize("kind", list(needles.MAKERS))
 @pytest.mark.parametrize("length", [256, 1024, 4096])
-def test_a_fact_stands_at_its_depth_in_tokens(measure, kind, length):
+def test_a_fact_stands_at_its_depth_in_tokens(measure: Ruler, kind: str, length: int) -> None:
     long = Ruler("long", measure.tokenizer, 8192)
     depths = [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]
     for row in needles.documents(kind, long, [length], depths, count=7):
@@ -133,7 +135,7 @@ def test_a_fact_stands_at_its_depth_in_tokens(measure, kind, length):
 
 
 @pytest.mark.parametrize("kind", list(needles.MAKERS))
-def test_at_the_ends_the_fact_is_first_and_last(measure, kind):
+def test_at_the_ends_the_fact_is_first_and_last(measure: Ruler, kind: str) -> None:
     first, last = needles.documents(kind, measure, [512], [0, 1], count=2)
     question, fact = asked(last)
     assert last["prompt"].endswith(f"{fact.removesuffix(chr(10))}{'' if kind == 'kv' else ' '}{question}")
@@ -147,11 +149,11 @@ def test_at_the_ends_the_fact_is_first_and_last(measure, kind):
 class Quick(Ruler):
     """Measures in units, which are nearly tokens, and much faster."""
 
-    def counts(self, texts):
+    def counts(self, texts: list[str]) -> list[int]:
         return [units(text) for text in texts]
 
 
-def test_how_often_a_value_is_listed_says_nothing():
+def test_how_often_a_value_is_listed_says_nothing() -> None:
     measure = Quick("units", None, 1024)
     for length in (256, 512, 1024):
         right = 0.0
@@ -166,7 +168,7 @@ def test_how_often_a_value_is_listed_says_nothing():
         assert right / len(rows) < 0.13
 
 
-def test_lengths_are_exact_in_gpt2s_tokens_too(shared):
+def test_lengths_are_exact_in_gpt2s_tokens_too(shared: Path) -> None:
     gpt2 = Ruler("gpt2", AutoTokenizer.from_pretrained(shared / "data" / "gpt2-tokenizer"), 1024)
     for kind in needles.MAKERS:
         for row in needles.documents(kind, gpt2, [256, 777, 1024], count=3):
@@ -175,7 +177,7 @@ def test_lengths_are_exact_in_gpt2s_tokens_too(shared):
     assert gpt2.counts([row["contexts"][0] + row["continuations"][0]]) == [160]
 
 
-def test_documents_are_the_same_bytes_everywhere(measure):
+def test_documents_are_the_same_bytes_everywhere(measure: Ruler) -> None:
     made = {
         "needles": [needles.documents(kind, measure, [256, 1024], count=5) for kind in needles.MAKERS],
         "induction": [induction.document(measure, 128, str(number)) for number in range(3)],
@@ -185,7 +187,7 @@ def test_documents_are_the_same_bytes_everywhere(measure):
     assert digests == {"needles": "8a9cde75e982caaa", "induction": "f73c6eb3ea8953c5", "stress": "1d499b06c82ff0cd"}
 
 
-def test_induction_copies_are_cued_and_unambiguous(measure):
+def test_induction_copies_are_cued_and_unambiguous(measure: Ruler) -> None:
     row = induction.document(measure, 256, "0")
     text = (row["contexts"][0] + row["continuations"][0]).split()
     assert measure.counts([row["contexts"][0] + row["continuations"][0]]) == [288] == [len(text)]
@@ -197,13 +199,13 @@ def test_induction_copies_are_cued_and_unambiguous(measure):
     assert [words.split() for words in row["continuations"][1:]] == [[text[at]] for at in probes]
 
 
-def test_induction_scores_are_shares(measure):
+def test_induction_scores_are_shares(measure: Ruler) -> None:
     results = [(-3.0, False), *((-0.1, first) for first in [True] * 6 + [False] * 2)]
     scores = induction.process_results({}, results)
     assert scores == {"token_perplexity": (-3.0, 31), "acc": 0.75, "exact_match": 0.0}
 
 
-def test_buckets_cover_the_text(measure):
+def test_buckets_cover_the_text(measure: Ruler) -> None:
     rows = long_text.dataset(pretrained="bundled", count=5)["test"]
     assert len(rows) == 5
     for row in rows:
@@ -215,12 +217,12 @@ def test_buckets_cover_the_text(measure):
         assert all(a.startswith(b) for b, a in zip(row["continuations"], row["continuations"][1:], strict=False))
 
 
-def _running(sizes):
+def _running(sizes: list[int]) -> list[int]:
     return [sum(sizes[: number + 1]) for number in range(len(sizes))]
 
 
 @pytest.mark.parametrize("cell", [{"max_cache_size": None}, {"max_cache_size": 64, "strategy": "aggregate"}])
-def test_a_bucket_is_the_sum_over_its_tokens_in_one_pass(cell):
+def test_a_bucket_is_the_sum_over_its_tokens_in_one_pass(cell: dict[str, Any]) -> None:
     lm = SketchGPT2(pretrained="bundled", batch_size=8, device="cpu", **cell)
     row = long_text.dataset(pretrained="bundled", count=1)["test"][0]
     requests = [
@@ -237,13 +239,13 @@ def test_a_bucket_is_the_sum_over_its_tokens_in_one_pass(cell):
         assert scores[name] == (pytest.approx(part.sum().item(), abs=0.01), len(part))
 
 
-def test_stress_texts_fit_one_window(measure):
+def test_stress_texts_fit_one_window(measure: Ruler) -> None:
     drifts, repeats = ([write(str(number)) for number in range(10)] for write in (stress.drift, stress.repeat))
     assert all(800 < count <= 1024 for count in measure.counts(drifts + repeats))
     assert all(len(set(text.split(". "))) <= 7 for text in repeats)
 
 
-def test_drift_changes_its_form_in_every_part_and_uses_all():
+def test_drift_changes_its_form_in_every_part_and_uses_all() -> None:
     for number in range(10):
         forms = [form(line) for line in stress.drift(str(number)).splitlines()]
         parts = [now for before, now in zip(["", *forms], forms, strict=False) if now != before]
@@ -252,7 +254,7 @@ def test_drift_changes_its_form_in_every_part_and_uses_all():
         assert len(forms) - forms.count("list") == len(parts) - parts.count("list")
 
 
-def form(line):
+def form(line: str) -> str:
     """What a line of `drift` is made of."""
     if ":" in line:
         return "list"
@@ -261,7 +263,7 @@ def form(line):
     return "prose" if line[0].isupper() else "words"
 
 
-def test_windows_of_a_folder_start_at_lines_and_are_apart(tmp_path, measure):
+def test_windows_of_a_folder_start_at_lines_and_are_apart(tmp_path: Path, measure: Ruler) -> None:
     lines = [f"{number} Call me Ishmael. Some years ago, never mind how long.\n" for number in range(1000)]
     (tmp_path / "whale.txt").write_text("".join(lines), encoding="utf-8-sig")
     rows = long_text.dataset(text_folder=str(tmp_path), pretrained="bundled", count=5)["test"]
@@ -278,7 +280,7 @@ def test_windows_of_a_folder_start_at_lines_and_are_apart(tmp_path, measure):
 
 @pytest.mark.parametrize("kind", list(needles.MAKERS))
 @pytest.mark.parametrize("letters", [4, 20])
-def test_a_folder_of_texts_is_filler_of_any_length(tmp_path, measure, kind, letters):
+def test_a_folder_of_texts_is_filler_of_any_length(tmp_path: Path, measure: Ruler, kind: str, letters: int) -> None:
     word = "x" * letters  # a piece has far more tokens than a list leaves to filler
     (tmp_path / "a.txt").write_text("Ishmael " + f"{word}, zyzzyva-{word}; " * 3000, encoding="utf-8")
     for row in needles.documents(kind, measure, [256, 512, 1024], [0, 0.5, 1], str(tmp_path), count=3):

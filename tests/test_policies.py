@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ class Watching(Policy):
 
 @pytest.mark.parametrize("scope", ["layer", "head"])
 def test_a_policy_is_shown_what_it_observes_and_runs_where_no_fast_path_knows_it(
-    scope: str, grouped: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+    scope: Literal["layer", "head"], grouped: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Added by a class and a name alone, it evicts by every head's weights and values."""
     monkeypatch.setitem(POLICIES, "watching", Watching)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hub import write_model
@@ -17,9 +17,10 @@ from hub import write_model
 from sketch_eval import provenance
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
+from sketch_eval.evaluate.model import Answers
 from sketch_eval.evaluate.work import Job
 from sketch_eval.grid.cells import FULL
-from sketch_eval.grid.grid import Grid, Model, Task
+from sketch_eval.grid.grid import Block, Grid, Model, Task
 from sketch_eval.leaderboard.write import write
 from sketch_eval.sweep.sweep import Here, computations, sweep
 
@@ -103,14 +104,22 @@ def about(**fixed: Any) -> dict[str, Any]:
 def stubs(cluster: Cluster, *abouts: Any) -> on_ray.Workers:
     """A crew of stubs; what each of them says of itself, in the order in which they are hired, the last for ever."""
     on_ray._join(cluster.address)
-    return on_ray.Workers(SimpleNamespace(model=SimpleNamespace(device="cpu"), abouts=[*abouts]), StubPost(1, 0))
+    grid = SimpleNamespace(model=SimpleNamespace(device="cpu"), abouts=[*abouts])
+    return on_ray.Workers(cast(Grid, grid), StubPost(1, 0))
+
+
+def executed(
+    crew: on_ray.Workers, jobs: list[Job], answers: Callable[[str], Answers]
+) -> Iterator[tuple[Job, tuple[str, Any]]]:
+    """The outcomes of stubs that do not fail, as `Stub.run` returns them: a node's id, and the answers it was given."""
+    return cast(Iterator[tuple[Job, tuple[str, Any]]], crew.execute(jobs, answers))
 
 
 def test_no_job_is_lost_or_done_twice_when_a_node_is_killed(cluster: Cluster) -> None:
     crew = stubs(cluster, about())
     jobs = [Job(CELL.model_copy(update={"seed": seed}), "sleeps") for seed in range(48)]
     outcomes, seen, killed = [], set(), ""
-    for outcome in crew.execute(jobs, lambda task: {task: (1.0, True)}):
+    for outcome in executed(crew, jobs, lambda task: {task: (1.0, True)}):
         outcomes.append(outcome)
         seen.add(outcome[1][0])
         if len(seen) == 2 and not killed:  # both nodes are at work, however long the second took to start
@@ -120,7 +129,9 @@ def test_no_job_is_lost_or_done_twice_when_a_node_is_killed(cluster: Cluster) ->
     assert len(seen) == 2, "one node did all the work, and none was killed"
     assert {node for _, (node, _) in outcomes[-8:]} == seen - {killed}
     assert all(answers == {"sleeps": (1.0, True)} for _, (_, answers) in outcomes)
-    full = [(job, answers) for job, (_, answers) in crew.execute([Job(FULL, "sleeps")], lambda _: pytest.fail("asked"))]
+    full = [
+        (job, answers) for job, (_, answers) in executed(crew, [Job(FULL, "sleeps")], lambda _: pytest.fail("asked"))
+    ]
     assert full == [(Job(FULL, "sleeps"), {})]
 
 
@@ -150,8 +161,8 @@ def test_a_failing_job_a_crashing_one_and_an_unlike_node_cost_a_reason_each(
 
 
 def test_what_no_worker_can_have_is_refused_in_one_line(cluster: Cluster) -> None:
-    grid = Grid(tasks=["recall"], cells=[{"max_cache_size": 16}])
-    on_cuda = Grid(model=Model(device="cuda:0"), tasks=["recall"], cells=[{"max_cache_size": 16}])
+    grid = Grid.model_validate({"tasks": ["recall"], "cells": [{"max_cache_size": 16}]})
+    on_cuda = grid.model_copy(update={"model": Model(device="cuda:0")})
     refused = [
         (("127.0.0.1:1", 1, 0, grid), "address='127.0.0.1:1': no Ray cluster could be joined"),
         (("nonsense", 1, 0, grid), "address='nonsense': no Ray cluster could be joined"),
@@ -203,7 +214,8 @@ def test_a_sweep_that_loses_a_node_writes_the_tables_of_a_local_one(
     write_model(tmp_path / "model", ["def read(self, size=-1):\n    return self.buffer[size:]\n" * 9])
     block = {"controls": ["window", "exact"], "max_cache_size": [32, 64], "strategy": ["topk", "aggregate"]}
     model = Model(pretrained=str(tmp_path / "model"), batch_size=2)
-    grid = Grid(model=model, tasks={"stdlib_text": Task(limit=2), "recall_depth_25": Task(limit=1)}, cells=[block])
+    tasks = {"stdlib_text": Task(limit=2), "recall_depth_25": Task(limit=1)}
+    grid = Grid(model=model, tasks=tasks, cells=(Block.model_validate(block),))
     here, there = tmp_path / "here" / "mini", tmp_path / "ray" / "mini"
 
     def kill_the_first() -> None:

@@ -20,7 +20,7 @@ OFFLINE = ("stdlib_text", "induction", "recall", "kv_", "long_text")
 """Beginnings of the names of tasks that need no network."""
 
 
-def test_all_tables_are_of_one_state_of_the_code_and_one_model():
+def test_all_tables_are_of_one_state_of_the_code_and_one_model() -> None:
     for key in ("sources", "commit", "versions"):
         assert len({json.dumps(board["about"][key]) for board in BOARDS.values()}) == 1, key
     assert len({board["about"]["model"]["fingerprint"] for board in BOARDS.values()}) == 1
@@ -29,7 +29,7 @@ def test_all_tables_are_of_one_state_of_the_code_and_one_model():
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_a_table_has_every_cell_of_its_grid(name: str):
+def test_a_table_has_every_cell_of_its_grid(name: str) -> None:
     board, grid = BOARDS[name], read(name)
     there = {row["cell"] + str(row["cap"]) for row in board["rows"]}
     assert len(there) == 1 + len(grid.expand())
@@ -47,17 +47,17 @@ def verdict(board: dict[str, Any]) -> str:
     return comparison.verdict
 
 
-def test_a_row_of_the_demos_table_is_reproduced():
+def test_a_row_of_the_demos_table_is_reproduced() -> None:
     assert verdict(BOARDS["demo"]) in ("equal", "close")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BOARDS if name not in ("demo", "tasks-real", "ablation-real")])
-def test_a_row_of_each_table_is_reproduced(name: str):
+def test_a_row_of_each_table_is_reproduced(name: str) -> None:
     assert verdict(BOARDS[name]) in ("equal", "close")
 
 
 @pytest.mark.slow
-def test_the_tables_are_of_the_present_sources():
+def test_the_tables_are_of_the_present_sources() -> None:
     """After a change of what a score passes through, `make tables`."""
     assert {board["about"]["sources"] for board in BOARDS.values()} == {provenance.sources()}

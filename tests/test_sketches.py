@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, TypedDict
 
 import pytest
 import torch
@@ -21,6 +22,15 @@ batches = st.lists(
 shapes = st.fixed_dictionaries({"width": st.integers(1, 20), "depth": st.integers(1, 5), "seed": st.integers(0, 2**40)})
 
 
+class Size(TypedDict):
+    width: int
+    depth: int
+
+
+class Shape(Size):
+    seed: int
+
+
 def feed(sketch: Sketch, stream: list[list[tuple[int, float]]]) -> torch.Tensor:
     """Update with batches of (item, weight); return the true weights float32 `[UNIVERSE]`."""
     truth = torch.zeros(UNIVERSE)
@@ -37,7 +47,7 @@ def estimates(sketch: Sketch) -> torch.Tensor:
 
 @given(stream=batches, shape=shapes)
 def test_count_min_is_never_under_and_conservative_lies_between_it_and_the_truth(
-    stream: list[list[tuple[int, float]]], shape: dict[str, int]
+    stream: list[list[tuple[int, float]]], shape: Shape
 ) -> None:
     plain, conservative = CountMinSketch(**shape), CountMinSketch(**shape, conservative=True)
     truth = feed(plain, stream)
@@ -94,7 +104,8 @@ def test_merge_refuses_a_sketch_whose_cells_mean_something_else(other: Sketch, n
 
 @pytest.mark.parametrize("sketch", [CountMinSketch(8, 3), CountMinSketch(8, 3, conservative=True), CountSketch(8, 3)])
 def test_items_twice_in_a_batch_add_up_and_batches_do_not_touch_each_other(sketch: Sketch) -> None:
-    double = type(sketch)(8, 3, batch=2, **({"conservative": True} if getattr(sketch, "conservative", False) else {}))
+    own: dict[str, Any] = {"conservative": True} if getattr(sketch, "conservative", False) else {}
+    double = type(sketch)(8, 3, batch=2, **own)
     double.update(torch.tensor([[3, 3, 9], [5, 5, 5]]), torch.tensor([[1.0, 2.0, 0.0], [1.0, 1.0, 1.0]]))
     got = double.estimate(torch.tensor([[3], [5]]))
     assert got.tolist() == [[3.0], [3.0]]
@@ -142,7 +153,7 @@ def test_a_sketch_of_a_wanted_error_is_as_small_as_can_be() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"width": 0, "depth": 1}, {"width": 1, "depth": 0}])
-def test_an_empty_sketch_is_refused(arguments: dict[str, int]) -> None:
+def test_an_empty_sketch_is_refused(arguments: Size) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         CountMinSketch(**arguments)
 

@@ -25,7 +25,7 @@ from sketch_eval.statistics import (
 )
 
 
-def test_a_mean_is_the_mean_and_its_interval_that_of_the_normal_law():
+def test_a_mean_is_the_mean_and_its_interval_that_of_the_normal_law() -> None:
     score = Score.mean([0.0, 1.0] * 200)
     assert (score.value, score.rate) == (0.5, True)
     # A coin thrown 400 times: ± 1.96 · 0.5 / 20.
@@ -35,7 +35,7 @@ def test_a_mean_is_the_mean_and_its_interval_that_of_the_normal_law():
     assert interval(measured) == pytest.approx((3 - 0.098, 3 + 0.098), abs=0.006)
 
 
-def test_a_perplexity_is_weighted_by_tokens():
+def test_a_perplexity_is_weighted_by_tokens() -> None:
     # 10 tokens at 1/2 each and 30 at 1/4 each: exp of the mean over 40 tokens, not over the two documents.
     score = Score.weighted([(-10 * math.log(2), 10), (-30 * math.log(4), 30)])
     assert score.value == pytest.approx(2 ** (10 / 40 + 2 * 30 / 40))
@@ -51,21 +51,21 @@ DRAWS: dict[str, tuple[Callable[[Generator, int], Array], float]] = {
 
 @pytest.mark.parametrize("law", DRAWS)
 @pytest.mark.parametrize("documents", [8, 16, 40])
-def test_the_interval_covers_the_truth_as_often_as_it_says(law: str, documents: int):
+def test_the_interval_covers_the_truth_as_often_as_it_says(law: str, documents: int) -> None:
     """On differences of log-likelihoods a token; the percentile bootstrap covers 85 to 89% of these at 8 documents."""
     rng, covered = np.random.default_rng(1), 0
     draw, truth = DRAWS[law]
     for _ in range(400):
         change = draw(rng, documents)
         base = rng.normal(-5, 2, documents)
-        pair = (Score.weighted([(one, 1.0) for one in values]) for values in (base - change, base))
-        _, low, high = difference(*pair)
+        mine, its = (Score.weighted([(one, 1.0) for one in values]) for values in (base - change, base))
+        _, low, high = difference(mine, its)
         covered += low <= 100 * math.expm1(truth) <= high
     assert 0.905 <= covered / 400 <= 0.985
 
 
 @pytest.mark.parametrize("documents", [6, 10, 40])
-def test_the_interval_of_a_rate_covers_it_however_small(documents: int):
+def test_the_interval_of_a_rate_covers_it_however_small(documents: int) -> None:
     """Over all rates as often as it says, and never seldom: a percentile bootstrap covers 0.1 of 6 in 45% of cases."""
     found = [wilson(right, documents) for right in range(documents + 1)]
     covered = []
@@ -80,7 +80,7 @@ def test_the_interval_of_a_rate_covers_it_however_small(documents: int):
 @pytest.mark.parametrize(
     ("both", "mine", "its"), [(0.1, 0.0, 0.9), (0.4, 0.05, 0.15), (0.9, 0.02, 0.08), (0.3, 0.1, 0.3)]
 )
-def test_the_interval_of_a_difference_of_rates_covers_it(both: float, mine: float, its: float):
+def test_the_interval_of_a_difference_of_rates_covers_it(both: float, mine: float, its: float) -> None:
     rng, covered = np.random.default_rng(2), 0
     for _ in range(400):
         kind = rng.choice(4, size=10, p=[both, mine, its, max(1 - both - mine - its, 0)])
@@ -90,7 +90,7 @@ def test_the_interval_of_a_difference_of_rates_covers_it(both: float, mine: floa
     assert covered / 400 >= 0.92
 
 
-def test_wilsons_and_newcombes_intervals_are_the_published_ones():
+def test_wilsons_and_newcombes_intervals_are_the_published_ones() -> None:
     for right, count in ((0, 8), (3, 10), (10, 10)):
         known = stats.binomtest(right, count).proportion_ci(method="wilson")
         assert wilson(right, count) == pytest.approx((known.low, known.high))
@@ -100,7 +100,7 @@ def test_wilsons_and_newcombes_intervals_are_the_published_ones():
     assert newcombe(before, after) == pytest.approx((-0.507, -0.026), abs=5e-4)
 
 
-def test_no_interval_of_an_accuracy_is_without_width():
+def test_no_interval_of_an_accuracy_is_without_width() -> None:
     """All right, all wrong, and every document lost: few documents, not an exact score."""
     right, wrong = Score.mean([1.0] * 8), Score.mean([0.0] * 8)
     assert interval(right) == pytest.approx((0.676, 1.0), abs=1e-3)
@@ -114,7 +114,7 @@ def test_no_interval_of_an_accuracy_is_without_width():
         assert low < 0 < high
 
 
-def test_a_difference_is_paired():
+def test_a_difference_is_paired() -> None:
     noise = np.random.default_rng(2).normal(0, 50, 100)
     base = Score.weighted([(-300 + n, 100) for n in noise])
     worse = Score.weighted([(-300 + n - 100 * math.log(1.1), 100) for n in noise])
@@ -125,36 +125,36 @@ def test_a_difference_is_paired():
     assert high - low > 1
 
 
-def test_differences_of_accuracies_are_points_and_of_other_means_percent():
+def test_differences_of_accuracies_are_points_and_of_other_means_percent() -> None:
     half, all_ = Score.mean([1.0, 0.0] * 10), Score.mean([1.0] * 20)
     assert difference(half, all_)[0] == -50
     assert unit(half, all_) == unit(Score.mean([0.25, 0.5]), Score.mean([0.5, 1.0])) == "points"
     assert difference(Score.mean([0.25, 0.5] * 4), Score.mean([0.5, 1.0] * 4))[0] == pytest.approx(-37.5)
     long, short = Score.mean([30.0, 50.0] * 4), Score.mean([20.0, 20.0] * 4)
     assert (unit(long, short), difference(long, short)[0]) == ("percent", 100)
-    bits = [Score.weighted([(-n * scale, 1.0) for n in range(1, 9)], "bits") for scale in (1.1, 1.0)]
-    assert unit(*bits) == "percent"
-    assert difference(*bits) == pytest.approx((10.0, 10.0, 10.0))
+    more, fewer = (Score.weighted([(-n * scale, 1.0) for n in range(1, 9)], "bits") for scale in (1.1, 1.0))
+    assert unit(more, fewer) == "percent"
+    assert difference(more, fewer) == pytest.approx((10.0, 10.0, 10.0))
     assert all(math.isnan(number) for number in difference(short, Score.mean([0.0] * 7 + [0.0])))
 
 
-def test_a_difference_to_itself_is_none():
+def test_a_difference_to_itself_is_none() -> None:
     score = Score.weighted([(-float(n), 1.0) for n in range(1, 9)])
     assert difference(score, score) == (0.0, 0.0, 0.0)
 
 
-def test_one_document_says_nothing_of_others():
+def test_one_document_says_nothing_of_others() -> None:
     one = Score.weighted([(-2.0, 1.0)])
     assert one.value == pytest.approx(math.e**2)
     assert all(math.isnan(end) for end in (*interval(one), *difference(one, one)[1:]))
 
 
-def test_the_same_seed_draws_the_same():
+def test_the_same_seed_draws_the_same() -> None:
     assert (resamples(7, seed=3) == resamples(7, seed=3)).all()
     assert (resamples(7, seed=3) != resamples(7, seed=4)).any()
 
 
-def test_what_cannot_be_paired_or_drawn_is_refused():
+def test_what_cannot_be_paired_or_drawn_is_refused() -> None:
     with pytest.raises(ValueError, match="same documents"):
         difference(Score.mean([1.0]), Score.mean([1.0, 2.0]))
     # As many documents count, but not the same.
@@ -170,7 +170,7 @@ def test_what_cannot_be_paired_or_drawn_is_refused():
             interval(empty)
 
 
-def test_every_aggregation_is_lm_evals_own():
+def test_every_aggregation_is_lm_evals_own() -> None:
     """The scores that the tables report are those of lm-eval's functions, on the same values."""
     rng = np.random.default_rng(5)
     pairs = [(float(-n * 2.5), float(n)) for n in rng.integers(5, 50, 40)]
@@ -179,7 +179,7 @@ def test_every_aggregation_is_lm_evals_own():
         assert AGGREGATIONS[name](values).value == pytest.approx(get_aggregation(name)(values), rel=1e-12), name
 
 
-def test_seeds_are_averaged_document_by_document():
+def test_seeds_are_averaged_document_by_document() -> None:
     runs = [Score.weighted([(-10.0, 10), (-60.0, 20)]), Score.weighted([(-30.0, 10), (-20.0, 20)])]
     both = average(runs)
     assert both.totals.tolist() == [-20.0, -40.0]
@@ -188,7 +188,7 @@ def test_seeds_are_averaged_document_by_document():
         average([runs[0], Score.weighted([(-1.0, 1)])])
 
 
-def test_seeds_of_a_rate_are_still_a_rate():
+def test_seeds_of_a_rate_are_still_a_rate() -> None:
     both = average([Score.mean([1.0, 0.0, 1.0]), Score.mean([1.0, 1.0, 0.0])])
     assert both.rate
     assert interval(both) == wilson(2.0, 3)

@@ -21,6 +21,7 @@ from conftest import Silent
 
 from sketch_eval.commands import cli
 from sketch_eval.errors import UsageError
+from sketch_eval.evaluate.work import Job
 from sketch_eval.grid.grid import Grid
 from sketch_eval.leaderboard.write import write
 from sketch_eval.sweep.store import Store
@@ -31,7 +32,7 @@ def tables(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("leaderboard.[mcj]*"))}
 
 
-def test_killed_at_any_operation_a_write_is_whole_or_not_there(tmp_path: Path):
+def test_killed_at_any_operation_a_write_is_whole_or_not_there(tmp_path: Path) -> None:
     """A child is killed at its first, second, … operation on files; whatever was finished before stays, and so on."""
     store, moments, found = Store(tmp_path), 0, None
     store.lock(wait=False)
@@ -74,7 +75,7 @@ def _die_at(moment: int) -> None:
     sys.addaudithook(count)
 
 
-def test_a_damaged_run_is_set_aside_and_run_again(copied: Path, config: str, grid: Grid, crew: Here):
+def test_a_damaged_run_is_set_aside_and_run_again(copied: Path, config: str, grid: Grid, crew: Here) -> None:
     before = tables(copied)
     first, *_, last = sorted(path.parent for path in copied.glob("runs/*/run.json"))
     full = next(copied.glob("runs/*/answers.json")).parent
@@ -86,7 +87,7 @@ def test_a_damaged_run_is_set_aside_and_run_again(copied: Path, config: str, gri
     assert tables(copied) == before
 
 
-def test_a_number_changed_by_hand_is_seen_wherever_it_stands(copied: Path, config: str, grid: Grid, crew: Here):
+def test_a_number_changed_by_hand_is_seen_wherever_it_stands(copied: Path, config: str, grid: Grid, crew: Here) -> None:
     """A log-likelihood, a record without its values, an answer that other cells would be given, a sample."""
     before = tables(copied)
     records = [path for path in sorted(copied.glob("runs/*/run.json")) if "stdlib_text" in path.parent.name]
@@ -132,7 +133,7 @@ def _with_another_digit(content: bytes) -> bytes:
     return content[:at] + (b"1" if content[at : at + 1] != b"1" else b"2") + content[at + 1 :]
 
 
-def test_two_sweeps_of_one_folder_do_not_meet(tmp_path: Path, grid: Grid):
+def test_two_sweeps_of_one_folder_do_not_meet(tmp_path: Path, grid: Grid) -> None:
     held, let_go = threading.Event(), threading.Event()
 
     def first() -> None:
@@ -154,15 +155,15 @@ def test_two_sweeps_of_one_folder_do_not_meet(tmp_path: Path, grid: Grid):
     second.release()
 
 
-def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, small: Grid, crew: Here):
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, small: Grid, crew: Here) -> None:
     """The limit on a file's size stands for the end of the disk: it is the system that refuses."""
     sizes = resource.getrlimit(resource.RLIMIT_FSIZE)
     watcher = Silent()
     room = iter([10**9, 10**9, 4000])
     begin = watcher.done
 
-    def done(*arguments: Any) -> None:
-        begin(*arguments)
+    def done(job: Job, seconds: float, reason: str | None) -> None:
+        begin(job, seconds, reason)
         resource.setrlimit(resource.RLIMIT_FSIZE, (next(room), sizes[1]))
 
     watcher.done = done  # type: ignore[method-assign]
@@ -176,7 +177,9 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path: Path, small: G
     assert (len(report.kept), len(report.ran)) == (3, 3)
 
 
-def test_a_leaderboard_that_cannot_be_written_is_one_line(finished: Path, tmp_path: Path, monkeypatch, capsys):
+def test_a_leaderboard_that_cannot_be_written_is_one_line(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(
         sys, "argv", ["sketch-eval", "leaderboard", str(finished), "--output", str(tmp_path / "file" / "x")]
@@ -189,7 +192,7 @@ def test_a_leaderboard_that_cannot_be_written_is_one_line(finished: Path, tmp_pa
     assert "Not a directory" in line
 
 
-def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
+def test_ctrl_c_says_what_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -206,13 +209,15 @@ def _no_model(_: Grid) -> Here:
 
 
 @pytest.mark.parametrize("place", ["/proc/here", "{}/file", "{}/file/below"])
-def test_a_folder_that_cannot_be_written_is_refused_before_a_model_is_loaded(tmp_path: Path, grid: Grid, place: str):
+def test_a_folder_that_cannot_be_written_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, grid: Grid, place: str
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"cannot be written to|is a file"):
         sweep(grid, Path(place.format(tmp_path)), _no_model, Silent())
 
 
-def test_a_folder_of_another_model_is_refused_before_a_model_is_loaded(finished: Path, grid: Grid, crew: Here):
+def test_a_folder_of_another_model_is_refused_before_a_model_is_loaded(finished: Path, grid: Grid, crew: Here) -> None:
     other = grid.model_copy(update={"model": grid.model.model_copy(update={"pretrained": "gpt2"})})
     with pytest.raises(UsageError, match="holds runs of another model: pretrained was 'bundled', now 'gpt2'"):
         sweep(other, finished, _no_model, Silent())
@@ -221,11 +226,10 @@ def test_a_folder_of_another_model_is_refused_before_a_model_is_loaded(finished:
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_a_sweep_ends_in_the_same_tables(
     finished: Path, config: str, tmp_path: Path, kills: int
-):
+) -> None:
     """The command line, killed while it runs and writes, over and over, then left to end."""
     folder, rng = tmp_path / "mini", random.Random(kills)
     command = [str(Path(sys.executable).parent / "sketch-eval"), "sweep", config, "--output", str(folder)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
     def done() -> set[str]:
@@ -233,7 +237,7 @@ def test_killed_at_random_moments_a_sweep_ends_in_the_same_tables(
 
     before: set[str] = set()
     for number in range(kills):
-        run = subprocess.Popen(command, env=environment, **quiet)
+        run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wanted = min(len(before) + rng.randrange(3), 17)  # Kill it after so many runs and a moment more.
         while run.poll() is None and len(done()) < wanted:
             time.sleep(0.02)
@@ -247,6 +251,7 @@ def test_killed_at_random_moments_a_sweep_ends_in_the_same_tables(
             shutil.rmtree(folder)
             before = set()
     assert len(before) < 20
-    assert subprocess.run(command, env=environment, check=False, **quiet).returncode == 0
+    ended = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    assert ended.returncode == 0
     assert len(done()) == 20
     assert tables(folder) == tables(finished)

@@ -27,10 +27,10 @@ from sketch_eval.leaderboard.rows import Sweep
 from sketch_eval.leaderboard.tables import choice, versus
 from sketch_eval.leaderboard.write import write
 from sketch_eval.sweep.store import Store, sealed
-from sketch_eval.sweep.sweep import Here, sweep
+from sketch_eval.sweep.sweep import Here, Outcome, sweep
 
 
-def test_a_request_that_fits_has_the_full_caches_answer_and_need_not_be_asked(crew: Here):
+def test_a_request_that_fits_has_the_full_caches_answer_and_need_not_be_asked(crew: Here) -> None:
     """Requests of 256 tokens, the last of which is not fed, at a cap of 255: all answers are the full cache's."""
     worker = crew._worker
     full = worker.run(Job(FULL, "kv_256"), {})
@@ -52,7 +52,7 @@ def test_a_request_that_fits_has_the_full_caches_answer_and_need_not_be_asked(cr
         assert bound["counts"]["binding_requests"] > 0
 
 
-def test_of_long_and_short_requests_only_those_that_bind_are_computed(crew: Here):
+def test_of_long_and_short_requests_only_those_that_bind_are_computed(crew: Here) -> None:
     lm, cell = crew._worker.lm, CacheConfig(max_cache_size=64, topk=48)
     texts = [("import os, sys\n" * count, " def main():\n    pass") for count in (1, 4, 8, 20, 60)]
     requests = [Instance("loglikelihood", {}, text, 0, ("made_up", i, 1)) for i, text in enumerate(texts)]
@@ -60,7 +60,8 @@ def test_of_long_and_short_requests_only_those_that_bind_are_computed(crew: Here
     known = lm.loglikelihood(requests)
     answers = dict(lm.answers)
     lm.take(cell, {})
-    asked, tokens, counts = lm.loglikelihood(requests), lm.tokens, lm.counts.as_dict()
+    asked, tokens = lm.loglikelihood(requests), lm.tokens
+    counts: dict[str, Any] = lm.counts.as_dict()
     lm.take(cell, answers)
     reused = lm.loglikelihood(requests)
     assert 0 < lm.tokens < tokens
@@ -71,7 +72,7 @@ def test_of_long_and_short_requests_only_those_that_bind_are_computed(crew: Here
         assert (its == full) == (abs(mine[0] - full[0]) < 1e-4)
 
 
-def test_generated_answers_are_reused_where_even_the_longest_fits(tmp_path: Path):
+def test_generated_answers_are_reused_where_even_the_longest_fits(tmp_path: Path) -> None:
     """Prompts of some 4 and 40 tokens, with 12 to come: at cap 32 one fits, at topk 24 the same, at cap 8 none."""
     (tmp_path / "said.jsonl").write_text(
         json.dumps({"q": "import os, sys", "a": "import"}) + "\n" + json.dumps({"q": "class A:\n" * 12, "a": "def"})
@@ -104,13 +105,13 @@ def test_generated_answers_are_reused_where_even_the_longest_fits(tmp_path: Path
         assert (saved > 0) == (cell.max_cache_size == 32)
 
 
-def test_the_order_of_a_grid_is_the_order_of_its_tables(tmp_path: Path, grid: Grid, crew: Here):
+def test_the_order_of_a_grid_is_the_order_of_its_tables(tmp_path: Path, grid: Grid, crew: Here) -> None:
     """Neither the tasks, nor the metrics, nor the cells of it are in the order of the alphabet."""
     about = copy.deepcopy(crew.about)
     about["tasks"] = dict(reversed(about["tasks"].items()))
     metrics = about["tasks"]["stdlib_text"]["metrics"]
     about["tasks"]["stdlib_text"]["metrics"] = {m: metrics[m] for m in ("word_perplexity", "byte_perplexity")}
-    one = grid.model_copy(update={"cells": (Block(max_cache_size=[128, 64], width=8),)})
+    one = grid.model_copy(update={"cells": (Block.model_validate({"max_cache_size": [128, 64], "width": 8}),)})
     turned = SimpleNamespace(about=about, execute=crew.execute)
     sweep(one, tmp_path, lambda _: turned, Silent())
     found = Sweep(tmp_path)
@@ -122,7 +123,7 @@ def test_the_order_of_a_grid_is_the_order_of_its_tables(tmp_path: Path, grid: Gr
     assert found.description()["tasks"]["stdlib_text"]["primary"] == "word_perplexity"
 
 
-def test_each_computation_runs_once_in_lm_evals_layout(finished: Path, grid: Grid):
+def test_each_computation_runs_once_in_lm_evals_layout(finished: Path, grid: Grid) -> None:
     runs = [json.loads(path.read_text()) for path in finished.glob("runs/*/run.json")]
     # Per task: full, two windows; topk 24, topk 64 = topk 100 and aggregate, with two seeds each; exact aggregate.
     assert len(runs) == 2 * (1 + 2 + 3 * 2 + 1)
@@ -136,19 +137,26 @@ def test_each_computation_runs_once_in_lm_evals_layout(finished: Path, grid: Gri
         assert said["config"]["sketch_eval"]["cell"] == record["identity"]["cell"]
 
 
-def test_a_second_sweep_runs_what_is_new_and_nothing_else(copied: Path, grid: Grid, crew: Here):
+def test_a_second_sweep_runs_what_is_new_and_nothing_else(copied: Path, grid: Grid, crew: Here) -> None:
     again = sweep(grid, copied, lambda _: crew, Silent())
     assert (len(again.ran), len(again.kept)) == (0, 20)
     changed = copy.deepcopy(crew.about)
     changed["tasks"]["kv_256"]["identity"]["fingerprint"] = "other documents"
-    others = SimpleNamespace(about=changed, execute=lambda jobs, _: asked.extend(jobs) or [])
     asked: list[Job] = []
+
+    def execute(jobs: list[Job], _: object) -> list[tuple[Job, Outcome]]:
+        asked.extend(jobs)
+        return []
+
+    others = SimpleNamespace(about=changed, execute=execute)
     sweep(grid, copied, lambda _: others, Silent())
     assert len(asked) == 10
     assert {job.task for job in asked} == {"kv_256"}
 
 
-def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path, small: Grid, crew: Here, monkeypatch):
+def test_a_run_that_fails_is_recorded_and_the_others_go_on(
+    tmp_path: Path, small: Grid, crew: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = crew._worker.run
 
     def broken(job: Job, answers: Any) -> Any:
@@ -171,7 +179,9 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path, small
     assert not list(tmp_path.glob("runs/*.failed.json"))
 
 
-def test_without_the_full_cache_nothing_else_of_a_task_runs(tmp_path: Path, small: Grid, crew: Here, monkeypatch):
+def test_without_the_full_cache_nothing_else_of_a_task_runs(
+    tmp_path: Path, small: Grid, crew: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = crew._worker.run
     monkeypatch.setattr(
         crew._worker, "run", lambda job, known: 1 / 0 if job == Job(FULL, "kv_256") else run(job, known)
@@ -185,7 +195,7 @@ def test_without_the_full_cache_nothing_else_of_a_task_runs(tmp_path: Path, smal
 # What the tables say.
 
 
-def test_a_groups_mean_is_left_out_until_all_its_parts_are_there(copied: Path):
+def test_a_groups_mean_is_left_out_until_all_its_parts_are_there(copied: Path) -> None:
     """A mean over the parts that happen to be finished is another number."""
     said = Store(copied).description()
     said["tasks"]["kv_512"] = copy.deepcopy(said["tasks"]["kv_256"])
@@ -200,7 +210,7 @@ def test_a_groups_mean_is_left_out_until_all_its_parts_are_there(copied: Path):
         assert all(columns["stdlib_text"])
 
 
-def test_an_unbound_row_is_the_full_caches_number_and_one_that_is_not_is_refused(copied: Path):
+def test_an_unbound_row_is_the_full_caches_number_and_one_that_is_not_is_refused(copied: Path) -> None:
     rows = {(row.cell, row.cap, row.task, row.metric): row for row in Sweep(copied).rows()}
     fits, full = rows["window", 256.0, "kv_256", "acc"], next(r for k, r in rows.items() if k[0] == "full")
     assert not fits.bound
@@ -216,7 +226,7 @@ def test_an_unbound_row_is_the_full_caches_number_and_one_that_is_not_is_refused
         Sweep(copied).rows()
 
 
-def test_each_row_says_its_difference_to_the_grids_reference(finished: Path, tmp_path: Path):
+def test_each_row_says_its_difference_to_the_grids_reference(finished: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "mini"))
     said = Store(folder).description()
     said["grid"]["reference"] = {"importance": "exact", "strategy": "aggregate"}
@@ -245,7 +255,7 @@ def test_each_row_says_its_difference_to_its_own_twin(finished: Path, tmp_path: 
     assert math.isnan(rows["count_min 32×2 topk24", "byte_perplexity"].to_reference)
 
 
-def test_rows_say_what_lm_eval_says_and_how_it_differs(finished: Path):
+def test_rows_say_what_lm_eval_says_and_how_it_differs(finished: Path) -> None:
     rows = {(row.cell, row.cap, row.task, row.metric): row for row in Sweep(finished).rows()}
     full = next(row for row in rows.values() if (row.kind, row.metric) == ("full", "byte_perplexity"))
     window = rows["window", 64.0, "stdlib_text", "byte_perplexity"]
@@ -277,7 +287,7 @@ def test_rows_say_what_lm_eval_says_and_how_it_differs(finished: Path):
     assert "max_cache_size=64,importance=recency,sinks=0 --tasks stdlib_text --limit 2" in window.command
 
 
-def test_seeds_are_averaged_and_their_spread_is_told(finished: Path):
+def test_seeds_are_averaged_and_their_spread_is_told(finished: Path) -> None:
     row = next(
         row for row in Sweep(finished).rows() if (row.cell, row.metric) == ("count_min 32×2 topk24", "byte_perplexity")
     )
@@ -288,7 +298,7 @@ def test_seeds_are_averaged_and_their_spread_is_told(finished: Path):
     assert row.value == pytest.approx(math.sqrt(each[0] * each[1]))
 
 
-def test_rows_of_one_computation_say_so(finished: Path):
+def test_rows_of_one_computation_say_so(finished: Path) -> None:
     entries = list(csv.DictReader((finished / "leaderboard.csv").open()))
     shown, same = (
         next(e for e in entries if (e["cell"], e["metric"]) == (f"count_min 32×2 {topk}", "acc"))
@@ -298,7 +308,7 @@ def test_rows_of_one_computation_say_so(finished: Path):
     assert (same["value"], shown["same_as"]) == (shown["value"], "")
 
 
-def test_a_row_is_reproduced_from_what_it_records(finished: Path, crew: Here):
+def test_a_row_is_reproduced_from_what_it_records(finished: Path, crew: Here) -> None:
     _, about, entry = next(
         find(e["row"], [finished])
         for e in json.loads((finished / "leaderboard.json").read_text())["rows"]
@@ -318,7 +328,7 @@ def test_a_row_is_reproduced_from_what_it_records(finished: Path, crew: Here):
 
 def test_a_row_is_looked_for_among_ones_own_runs_first_and_never_taken_from_one_of_several(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     row = json.loads((finished / "leaderboard.json").read_text())["rows"][0]["row"]
     for place in ("results/controls", "results/demo", "runs/demo"):
@@ -333,7 +343,7 @@ def test_a_row_is_looked_for_among_ones_own_runs_first_and_never_taken_from_one_
         find("", [finished])
 
 
-def test_tables_without_their_runs_are_told_from_no_sweep(copied: Path):
+def test_tables_without_their_runs_are_told_from_no_sweep(copied: Path) -> None:
     (copied / "sweep.json").unlink()
     with pytest.raises(UsageError, match="holds the tables, but not the runs that they were made of"):
         write(copied)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import lm_eval
@@ -26,14 +27,14 @@ THEIRS = Path(lm_eval.__file__).parent / "tasks"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
-def manager(**metadata):
+def manager(**metadata: Any) -> TaskManager:
     return TaskManager(
         include_path=str(TASKS), include_defaults=False, metadata={"pretrained": "bundled", "depth": 4, **metadata}
     )
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path: Path) -> Path:
     for name in ("empty", "latin", "answers", "short", "odd"):
         (tmp_path / name).mkdir()
     (tmp_path / "latin" / "a.txt").write_bytes("caf\xe9".encode("latin-1"))
@@ -78,40 +79,40 @@ def folders(tmp_path):
         ("long_text_pg19", {"text_folder": "{}"}, "text_folder: this task reads emozilla/pg19-test from the hub"),
     ],
 )
-def test_bad_input_is_named_in_one_line(folders, task, metadata, named):
+def test_bad_input_is_named_in_one_line(folders: Path, task: str, metadata: dict[str, Any], named: str) -> None:
     said = {name: value.format(folders) if isinstance(value, str) else value for name, value in metadata.items()}
     with pytest.raises(UsageError, match=named) as caught:
         manager(**said).load([task])
     assert "\n" not in str(caught.value)
 
 
-def test_a_models_arguments_pass_whatever_they_resemble():
+def test_a_models_arguments_pass_whatever_they_resemble() -> None:
     given = {"depth": 4, "max_length": 512, "dtype": "float32", "max_cache_size": 64, "text_folder": "a"}
     assert arguments({"kind": "kv"}, given) == {"kind": "kv", **given}
 
 
-def test_a_hub_out_of_reach_is_named(monkeypatch):
+def test_a_hub_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"hub: 'no/such' could not be loaded .*; check the network, or use") as caught:
         long_text.dataset(hub={"path": "no/such", "field": "text"}, pretrained="bundled")
     assert "\n" not in str(caught.value)
 
 
-def test_other_sizes_are_refused():
+def test_other_sizes_are_refused() -> None:
     for distance in (16, 1000, "64"):
         with pytest.raises(UsageError, match=f"distance={distance!r}: expected 32 to 992"):
-            induction.dataset(distance, pretrained="bundled")
+            induction.dataset(distance, pretrained="bundled")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="kind='flood'"):
         stress.dataset("flood")
 
 
-def test_options_reach_the_documents():
+def test_options_reach_the_documents() -> None:
     tasks = manager(max_seq_lengths=[200, 300], depths=[0, 0.1]).load(["kv_lengths"])["tasks"]
     rows = list(tasks["kv_lengths"].test_docs())
     assert [(row["length"], row["depth"]) for row in rows[:4]] == [(200, 0.0), (300, 0.0), (200, 0.1), (300, 0.1)]
 
 
-def test_no_name_is_one_of_lm_evals_own():
+def test_no_name_is_one_of_lm_evals_own() -> None:
     theirs = TaskManager(include_path=str(THEIRS), include_defaults=False).all_tasks
     ours = manager().all_tasks
     assert {"passkey", "wikitext", "lambada_openai"} <= set(theirs)
@@ -119,7 +120,7 @@ def test_no_name_is_one_of_lm_evals_own():
     assert not set(theirs) & set(ours)
 
 
-def test_num_fewshot_changes_no_prompt():
+def test_num_fewshot_changes_no_prompt() -> None:
     lm = SketchGPT2(pretrained="bundled", batch_size=8, device="cpu", max_cache_size=64)
     tasks = ["kv_256", "induction_64", "drift", "recall_depth_0", "stdlib_text"]
     ran = lm_eval.simple_evaluate(
@@ -130,7 +131,7 @@ def test_num_fewshot_changes_no_prompt():
     assert sample["arguments"][0][0] == sample["doc"]["prompt"]
 
 
-def test_a_depth_without_documents_is_valid_json():
+def test_a_depth_without_documents_is_valid_json() -> None:
     lm = SketchGPT2(pretrained="bundled", batch_size=8, device="cpu", max_cache_size=64)
     ran = lm_eval.simple_evaluate(lm, tasks=["kv_256"], task_manager=manager(), limit=1, bootstrap_iters=0)
     assert ran["results"]["kv_256"]["acc_depth_50,none"] == "N/A"
@@ -148,8 +149,8 @@ FAKE = {
 }
 
 
-def test_few_shots_are_others_and_read_as_text(monkeypatch):
-    def download(task, *_, **__):
+def test_few_shots_are_others_and_read_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(task: ConfigurableTask, *_: Any, **__: Any) -> None:
         name = task.config.task
         rows = [FAKE[name]] * 30 if name in FAKE else [{"text": f"The {n} cats saw a dog {n}"} for n in range(12)]
         splits = ("test",) if name == "lambada_openai" else ("train", "validation", "test")
@@ -175,7 +176,7 @@ def test_few_shots_are_others_and_read_as_text(monkeypatch):
         assert not any("  " in shot for shot in shots)
 
 
-def command(*arguments, cwd):
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     line = [str(Path(sys.executable).parent / "lm_eval"), "--model", "sketch_gpt2", *arguments]
     # The start-up module of these sources, not one that was installed before they changed.
     said = os.environ | OFFLINE | {"PYTHONPATH": str(ROOT / "sketch_eval" / "startup")}
@@ -183,7 +184,7 @@ def command(*arguments, cwd):
 
 
 @pytest.mark.slow
-def test_the_command_line_runs_with_metadata(tmp_path):
+def test_the_command_line_runs_with_metadata(tmp_path: Path) -> None:
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.txt").write_text("Call me Ishmael, who went to sea.\n" * 400)
     options = {"text_folder": "books", "depths": [0, 0.1]}
@@ -199,7 +200,7 @@ def test_the_command_line_runs_with_metadata(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_line_runs_the_full_group(tmp_path):
+def test_the_command_line_runs_the_full_group(tmp_path: Path) -> None:
     cell = ["--model_args", "pretrained=bundled,max_cache_size=64", "--batch_size", "8"]
     ran = command("--tasks", "sketch_full", "--limit", "1", *cell, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
@@ -225,7 +226,7 @@ def test_the_command_line_runs_the_full_group(tmp_path):
         ),
     ],
 )
-def test_the_command_line_fails_in_one_line(tmp_path, tasks, metadata, named):
+def test_the_command_line_fails_in_one_line(tmp_path: Path, tasks: str, metadata: dict[str, Any], named: str) -> None:
     cell = ["--model_args", "pretrained=bundled", "--metadata", json.dumps(metadata)]
     ran = command("--tasks", tasks, *cell, cwd=tmp_path)
     assert ran.returncode == 1

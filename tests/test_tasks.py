@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import datasets.config
 import lm_eval
@@ -15,7 +16,7 @@ TASKS = Path(__file__).parents[1] / "tasks"
 
 
 @pytest.fixture(scope="module")
-def results():
+def results() -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)  # the environment is read when it is imported
         return lm_eval.simple_evaluate(
@@ -30,20 +31,20 @@ def results():
         )
 
 
-def test_recall_is_answered_with_the_full_cache(results):
+def test_recall_is_answered_with_the_full_cache(results: dict[str, Any]) -> None:
     depths = [f"recall_depth_{depth}" for depth in (0, 25, 50, 75)]
     assert all(results["results"][task]["acc,none"] == 1.0 for task in depths)
     assert results["results"]["recall"]["acc,none"] == 1.0
 
 
-def test_stdlib_text_is_scored_by_word_and_byte(results):
+def test_stdlib_text_is_scored_by_word_and_byte(results: dict[str, Any]) -> None:
     scores = results["results"]["stdlib_text"]
     assert 1.0 < scores["bits_per_byte,none"] < 2.0
     assert scores["byte_perplexity,none"] == pytest.approx(2 ** scores["bits_per_byte,none"])
     assert scores["word_perplexity,none"] > scores["byte_perplexity,none"]
 
 
-def test_bundled_files_are_complete_and_small():
+def test_bundled_files_are_complete_and_small() -> None:
     files = {path.name: path.stat().st_size for path in Path(bundled.path()).iterdir() if path.is_file()}
     needed = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert needed | {"MODEL_CARD.md"} <= set(files)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sketch_eval import bundled
 from sketch_eval.errors import UsageError
@@ -18,11 +18,11 @@ from sketch_eval.text.words import ANSWERS, DEEDS, FILLER, KEYS
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(bundled.path())
 
 
-def test_recall_documents_are_the_same_bytes_everywhere():
+def test_recall_documents_are_the_same_bytes_everywhere() -> None:
     made = [
         recall(f"0 {number}", depth, 900, needles) for number in range(5) for depth in (0, 0.5) for needles in (1, 4)
     ]
@@ -34,7 +34,7 @@ def test_recall_documents_are_the_same_bytes_everywhere():
 
 @given(seed=st.text(max_size=8), depth=st.floats(0, 1), length=st.integers(120, 1000), needles=st.integers(1, 10))
 @settings(max_examples=60)
-def test_recall_plants_at_depth_and_never_leaks(seed, depth, length, needles):
+def test_recall_plants_at_depth_and_never_leaks(seed: str, depth: float, length: int, needles: int) -> None:
     document = recall(seed, depth, length, needles)
     room = length - units(document.prompt)
     assert 0 <= room < 20
@@ -52,7 +52,7 @@ def test_recall_plants_at_depth_and_never_leaks(seed, depth, length, needles):
     assert not set(ANSWERS) & set(after.replace(".", " ").split()) or needles > 1
 
 
-def test_recall_answers_are_one_token_and_documents_fit(tokenizer, shared):
+def test_recall_answers_are_one_token_and_documents_fit(tokenizer: PreTrainedTokenizerFast, shared: Path) -> None:
     assert len(set(KEYS)) == len(KEYS)
     assert not set(FILLER) & set(ANSWERS)
     for loaded in (tokenizer, AutoTokenizer.from_pretrained(shared / "data" / "gpt2-tokenizer")):
@@ -67,13 +67,13 @@ def test_recall_answers_are_one_token_and_documents_fit(tokenizer, shared):
     ("arguments", "named"),
     [((-0.1,), "depth=-0.1"), ((1.5,), "depth=1.5"), ((0.5, 20, 900, 11), "needles=11"), ((0.5, 20, 5), "length=5")],
 )
-def test_recall_refuses(arguments, named):
+def test_recall_refuses(arguments: tuple[float, *tuple[int, ...]], named: str) -> None:
     depth, *rest = arguments
     with pytest.raises(UsageError, match=named):
         datasets.recall(depth, *rest)
 
 
-def test_heldout_modules_are_a_tenth_and_apart():
+def test_heldout_modules_are_a_tenth_and_apart() -> None:
     train, heldout = stdlib.documents("train"), stdlib.documents("heldout")
     assert not {name for name, _ in train} & {name for name, _ in heldout}
     assert not {text for _, text in train} & {text for _, text in heldout}
@@ -82,10 +82,12 @@ def test_heldout_modules_are_a_tenth_and_apart():
     assert not stdlib.is_heldout("argparse")
     assert not any(name.startswith(("test", "idlelib", "encodings")) for name, _ in train)
     with pytest.raises(UsageError, match="split='dev'"):
-        stdlib.documents("dev")
+        stdlib.documents("dev")  # type: ignore[arg-type]
 
 
-def test_excerpts_are_long_in_both_tokenizers_and_cut_at_line_ends(tokenizer, shared: Path):
+def test_excerpts_are_long_in_both_tokenizers_and_cut_at_line_ends(
+    tokenizer: PreTrainedTokenizerFast, shared: Path
+) -> None:
     whole = dict(stdlib.documents("heldout"))
     excerpts = stdlib.excerpts()
     assert len(excerpts) >= 16

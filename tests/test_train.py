@@ -32,13 +32,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(autouse=True)
-def few_texts(monkeypatch):
+def few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of the library: the trainer reads it several times here."""
     every = stdlib.documents
     monkeypatch.setattr(stdlib, "documents", lambda split: every(split)[::25])
 
 
-def test_resumed_run_is_the_uninterrupted_run(tmp_path: Path, tokenizer, monkeypatch, capsys):
+def test_resumed_run_is_the_uninterrupted_run(
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for folder in ("whole", "parts"):
         tokenizer.save_pretrained(tmp_path / folder)
     whole = train(TINY, tmp_path / "whole")
@@ -73,12 +78,14 @@ Licence.
 """
 
 
-def test_a_book_is_its_prose_without_the_licence():
+def test_a_book_is_its_prose_without_the_licence() -> None:
     assert books.prose(BOOK) == ["CHAPTER I", "It was the best of times."]
     assert books.prose("No licence.\n\n\nNone at\nall.") == ["No licence.", "None at all."]
 
 
-def test_a_run_goes_on_from_a_given_model_and_reads_books(tmp_path: Path, tokenizer, capsys):
+def test_a_run_goes_on_from_a_given_model_and_reads_books(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "books"
     folder.mkdir()
     (folder / "tale.txt").write_text("\n\n".join(f"Once upon {n} times there was a whale." for n in range(200)))
@@ -97,7 +104,7 @@ def test_a_run_goes_on_from_a_given_model_and_reads_books(tmp_path: Path, tokeni
     assert (tmp_path / "second" / "tokenizer.json").read_text() == (tmp_path / "first" / "tokenizer.json").read_text()
 
 
-def test_rows_are_repeatable_and_weigh_what_can_be_known(tokenizer):
+def test_rows_are_repeatable_and_weigh_what_can_be_known(tokenizer: PreTrainedTokenizerFast) -> None:
     mixture = Mixture(tokenizer, ["import os\n" * 500], seed=3)
     for length in (128, 512):
         ids, weights, positions = mixture.batch(7, 24, length, 1.0, 1024)
@@ -113,7 +120,7 @@ def test_rows_are_repeatable_and_weigh_what_can_be_known(tokenizer):
     assert not torch.equal(mixture.batch(8, 24, 128, 1.0, 1024)[0], mixture.batch(7, 24, 128, 1.0, 1024)[0])
 
 
-def test_untrained_model_already_looks_back(tokenizer):
+def test_untrained_model_already_looks_back(tokenizer: PreTrainedTokenizerFast) -> None:
     model = build_model(replace(TINY, width=256, positions=256), tokenizer).eval()
     model.set_attn_implementation("eager")
     segment = torch.randint(1, 4096, (1, 60), generator=torch.Generator().manual_seed(0))
@@ -134,12 +141,12 @@ def test_untrained_model_already_looks_back(tokenizer):
         ("--books /nowhere --positions 64", "no folder"),
     ],
 )
-def test_bad_settings_are_named(arguments, named, tmp_path):
+def test_bad_settings_are_named(arguments: str, named: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=named):
         main(["--out", str(tmp_path), *arguments.split()])
 
 
-def test_schedules(tokenizer):
+def test_schedules(tokenizer: PreTrainedTokenizerFast) -> None:
     assert schedule("0:128,400:256") == ((0, 128), (400, 256))
     assert schedule("0:0.35") == ((0, 0.35),)
     settings = Settings(steps=100, cooldown=20, warmup=10)
