@@ -15,7 +15,7 @@ from sketch_eval.attention import enable
 from sketch_eval.evaluate.work import Job
 from sketch_eval.grid.grid import Block, Grid, read
 from sketch_eval.leaderboard.write import write
-from sketch_eval.sweep.sweep import Here, sweep
+from sketch_eval.sweep.run import Here, sweep
 
 # The same examples everywhere: a test must not fail for another machine's luck.
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None)

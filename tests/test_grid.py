@@ -22,9 +22,9 @@ from sketch_eval.errors import UsageError
 from sketch_eval.evaluate.tasks import choose_metrics
 from sketch_eval.grid.cells import computation, name, reads
 from sketch_eval.grid.grid import Grid, Task, read
-from sketch_eval.leaderboard.rows import Sweep
+from sketch_eval.leaderboard.runs import Sweep
 from sketch_eval.sweep.plan import estimate, plan
-from sketch_eval.sweep.sweep import Here, computations
+from sketch_eval.sweep.run import Here, computations
 
 
 def test_the_reference_grid_has_144_cells_of_132_computations_beside_the_ladder() -> None:
@@ -286,7 +286,7 @@ def test_a_grid_of_ones_own_goes_to_runs_and_says_which_caps_leave_no_choice(
         places.append(folder)
         raise UsageError("enough")
 
-    monkeypatch.setattr("sketch_eval.sweep.sweep.sweep", stop)
+    monkeypatch.setattr("sketch_eval.sweep.run.sweep", stop)
     run = CliRunner().invoke(cli.app, ["sweep", "mine.yaml"])
     assert places == [Path("runs/mine")]
     assert run.output.count("has no choice; lower recent or raise max_cache_size") == 1

@@ -22,7 +22,7 @@ from sketch_eval.evaluate.work import Job
 from sketch_eval.grid.cells import FULL
 from sketch_eval.grid.grid import Block, Grid, Model, Task
 from sketch_eval.leaderboard.write import write
-from sketch_eval.sweep.sweep import Here, computations, sweep
+from sketch_eval.sweep.run import Here, computations, sweep
 
 ray = pytest.importorskip("ray")
 
@@ -91,7 +91,7 @@ class Stub:
         return ray.get_runtime_context().get_node_id(), answers
 
 
-class StubPost(on_ray.Post):
+class StubNeeds(on_ray.Needs):
     def hire(self, grid: Any) -> Any:
         about = grid.abouts.pop(0) if len(grid.abouts) > 1 else grid.abouts[0]
         return ray.remote(Stub).options(num_cpus=self.cpus).remote(about, 1, ".")
@@ -105,7 +105,7 @@ def stubs(cluster: Cluster, *abouts: Any) -> on_ray.Workers:
     """A crew of stubs; what each of them says of itself, in the order in which they are hired, the last for ever."""
     on_ray._join(cluster.address)
     grid = SimpleNamespace(model=SimpleNamespace(device="cpu"), abouts=[*abouts])
-    return on_ray.Workers(cast(Grid, grid), StubPost(1, 0))
+    return on_ray.Workers(cast(Grid, grid), StubNeeds(1, 0))
 
 
 def executed(
@@ -147,7 +147,7 @@ def test_a_failing_job_a_crashing_one_and_an_unlike_node_cost_a_reason_each(
             raise LookupError("the full cache's run of the task failed")
         return {}
 
-    monkeypatch.setattr(on_ray, "LIVES", 2)
+    monkeypatch.setattr(on_ray, "MOST_LOST", 2)
     tasks = ["raises", "unknown", "crashes", *(f"sleeps {number}" for number in range(6))]
     outcomes = {job.task: outcome for job, outcome in crew.execute([Job(CELL, task) for task in tasks], answers)}
     assert outcomes.keys() == {*tasks}
@@ -185,7 +185,7 @@ def test_what_no_worker_can_have_is_refused_in_one_line(cluster: Cluster) -> Non
     with pytest.raises(UsageError, match="no such model"):
         stubs(cluster, "no such model")
     node = {"CPU": 16.0, "GPU": 2.0}
-    assert [on_ray.Post(*post)._fit(node) for post in [(1, 0), (1, 0.1), (0, 0.3), (2, 2), (1.6, 0), (4, 0.5)]] == [
+    assert [on_ray.Needs(*needs)._fit(node) for needs in [(1, 0), (1, 0.1), (0, 0.3), (2, 2), (1.6, 0), (4, 0.5)]] == [
         16, 16, 6, 1, 10, 4,
     ]  # fmt: skip
 

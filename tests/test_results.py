@@ -12,7 +12,7 @@ from conftest import Silent
 from sketch_eval import provenance
 from sketch_eval.commands.reproduce import reproduce
 from sketch_eval.grid.grid import read
-from sketch_eval.sweep.sweep import Here
+from sketch_eval.sweep.run import Here
 
 RESULTS = Path(__file__).parents[1] / "results"
 BOARDS = {path.parent.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/leaderboard.json"))}

@@ -24,8 +24,8 @@ from sketch_eval.errors import UsageError
 from sketch_eval.evaluate.work import Job
 from sketch_eval.grid.grid import Grid
 from sketch_eval.leaderboard.write import write
+from sketch_eval.sweep.run import Here, sweep
 from sketch_eval.sweep.store import Store
-from sketch_eval.sweep.sweep import Here, sweep
 
 
 def tables(folder: Path) -> dict[str, bytes]:

@@ -23,11 +23,11 @@ from sketch_eval.errors import UsageError
 from sketch_eval.evaluate.work import Job
 from sketch_eval.grid.cells import FULL
 from sketch_eval.grid.grid import Block, Grid, read
-from sketch_eval.leaderboard.rows import Sweep
+from sketch_eval.leaderboard.runs import Sweep
 from sketch_eval.leaderboard.tables import choice, versus
 from sketch_eval.leaderboard.write import write
+from sketch_eval.sweep.run import Here, Outcome, sweep
 from sketch_eval.sweep.store import Store, sealed
-from sketch_eval.sweep.sweep import Here, Outcome, sweep
 
 
 def test_a_request_that_fits_has_the_full_caches_answer_and_need_not_be_asked(crew: Here) -> None:

@@ -17,7 +17,7 @@ from sketch_eval.commands import terminal
 from sketch_eval.errors import UsageError
 
 if TYPE_CHECKING:
-    from sketch_eval.sweep.sweep import Report
+    from sketch_eval.sweep.run import Report
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
@@ -108,7 +108,7 @@ def sweep(
     _say_choice(grid)
     recruit = _crew(on, address, cpus, gpus)
     _quiet()
-    from sketch_eval.sweep.sweep import sweep as run
+    from sketch_eval.sweep.run import sweep as run
 
     start = time.perf_counter()
     with terminal.Bar(console) as bar:
@@ -151,7 +151,7 @@ def reproduce(
     """Run one row again from what it records, and say whether the numbers are equal: status 1 where they are not."""
     _quiet()
     from sketch_eval.commands import reproduce as again
-    from sketch_eval.sweep.sweep import Here
+    from sketch_eval.sweep.run import Here
 
     file, about, entry = again.find(row, places or ())
     cap = "" if entry["cap"] is None else f", cap {entry['cap']:.0f}"
@@ -187,7 +187,7 @@ def _crew(on: str, address: str | None, cpus: float, gpus: float) -> Callable[[A
                 raise UsageError(f"{option}={value!r} goes with --on ray")
 
         def here(grid: Any) -> Any:
-            from sketch_eval.sweep.sweep import Here
+            from sketch_eval.sweep.run import Here
 
             return Here(grid)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from sketch_eval.errors import UsageError
 from sketch_eval.grid.grid import Grid
-from sketch_eval.leaderboard.rows import Sweep
-from sketch_eval.sweep.sweep import Crew, Watcher, sweep
+from sketch_eval.leaderboard.runs import Sweep
+from sketch_eval.sweep.run import Crew, Watcher, sweep
 
 COMPARED = (
     "documents", "value", "value_low", "value_high", "difference", "difference_low", "difference_high",

@@ -11,7 +11,7 @@ import pandas as pd
 from sketch_eval.errors import UsageError
 from sketch_eval.leaderboard import page, static, tables
 from sketch_eval.leaderboard.row import Row, frame
-from sketch_eval.leaderboard.rows import Sweep
+from sketch_eval.leaderboard.runs import Sweep
 from sketch_eval.sweep.store import write_file
 
 

@@ -30,9 +30,9 @@ from sketch_eval.evaluate.records import About
 from sketch_eval.evaluate.work import Finished, Job, Worker
 from sketch_eval.grid.cells import FULL
 from sketch_eval.grid.grid import Grid
-from sketch_eval.sweep.sweep import Crew, Outcome
+from sketch_eval.sweep.run import Crew, Outcome
 
-LIVES = 3
+MOST_LOST = 3
 """Workers lost with one job, or before they could take any, after which it is taken for no accident."""
 POLL = 5.0
 """Seconds until the next look for nodes that came or went, when nothing else happens."""
@@ -54,13 +54,13 @@ def recruiter(address: str | None, cpus: float, gpus: float) -> Callable[[Grid],
     Raises:
         UsageError: cpus and gpus that no worker can have.
     """
-    post = Post(cpus, gpus)
+    needs = Needs(cpus, gpus)
 
     def recruit(grid: Grid) -> Crew:
-        placed = post.on_device(grid)
+        placed = needs.on_device(grid)
         _join(address)
-        post.check_room()
-        return Workers(placed, post)
+        needs.check_room()
+        return Workers(placed, needs)
 
     return recruit
 
@@ -89,7 +89,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Post:
+class Needs:
     """What each worker is given: CPUs, and no GPU, a share of one, or whole ones. UsageErrors say what cannot be."""
 
     cpus: float
@@ -147,15 +147,15 @@ class Workers:
         UsageError: as `Worker`; or no worker could start, or it runs another sketch_eval than this process.
     """
 
-    def __init__(self, grid: Grid, post: Post) -> None:
+    def __init__(self, grid: Grid, needs: Needs) -> None:
         self.about: About  # As the first worker says it.
         self._met = False
-        self._grid, self._post, self._sources = grid, post, provenance.sources()
+        self._grid, self._needs, self._sources = grid, needs, provenance.sources()
         self._idle: list[Any] = []
         self._coming: dict[Any, Any] = {}  # By what each of them will say of itself.
         self._working: dict[Any, tuple[Any, Job]] = {}
         self._unfit: dict[str, list[Any]] = {}  # By node; kept, so that they keep their room.
-        self._stillborn: list[RayError] = []
+        self._failed_to_start: list[RayError] = []
         while not self._met:
             self._hire(1)
             _ready(self._coming, POLL)
@@ -192,16 +192,18 @@ class Workers:
                 lost[job] += outcome is None
                 if outcome is not None:
                     ended.append((job, outcome))
-                elif lost[job] < LIVES:
+                elif lost[job] < MOST_LOST:
                     queue.appendleft(job)
                 else:
-                    ended.append((job, RuntimeError(f"{LIVES} workers were lost with it; has it too little memory?")))
+                    ended.append(
+                        (job, RuntimeError(f"{MOST_LOST} workers were lost with it; has it too little memory?"))
+                    )
 
     def _hire(self, wanted: int) -> None:
         """Have workers for so many jobs on the way, as far as there is room."""
         here = len(self._idle) + len(self._working) + len(self._coming)
-        for _ in range(here, min(wanted, self._post.room(self._unfit))):
-            member = self._post.hire(self._grid)
+        for _ in range(here, min(wanted, self._needs.room(self._unfit))):
+            member = self._needs.hire(self._grid)
             self._coming[member.load.remote()] = member
 
     def _greet(self) -> Exception | None:
@@ -212,7 +214,7 @@ class Workers:
             try:
                 about, node = ray.get(reference)
             except RayError as error:
-                self._stillborn.append(error)
+                self._failed_to_start.append(error)
                 continue
             if reason := about if isinstance(about, str) else self._unlike(about):
                 if node not in self._unfit:
@@ -222,7 +224,7 @@ class Workers:
             if not self._met:
                 self.about, self._met = about, True
             self._idle.append(member)
-            self._stillborn.clear()
+            self._failed_to_start.clear()
         return wrong
 
     def _unlike(self, about: About) -> str:
@@ -238,11 +240,11 @@ class Workers:
         """Why nobody will ever take a job, where that is so."""
         if self._working or self._idle:
             return None
-        room = self._post.room(self._unfit)
+        room = self._needs.room(self._unfit)
         if not room:
             return LookupError("no worker is left, and no node of the Ray cluster has room for one")
-        if len(self._stillborn) >= LIVES * (room if self._met else 1):
-            return RuntimeError(f"workers end before they have loaded the model: {_line(self._stillborn[-1])}")
+        if len(self._failed_to_start) >= MOST_LOST * (room if self._met else 1):
+            return RuntimeError(f"workers end before they have loaded the model: {_line(self._failed_to_start[-1])}")
         return None
 
     def _collect(self) -> Iterator[tuple[Job, Outcome | None]]:

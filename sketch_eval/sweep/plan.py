@@ -21,7 +21,7 @@ from sketch_eval.grid.cells import FULL, computation, kind, name
 from sketch_eval.grid.grid import Grid, Model
 from sketch_eval.ledger import ledger
 from sketch_eval.lm import SketchGPT2
-from sketch_eval.sweep.sweep import seeded
+from sketch_eval.sweep.run import seeded
 
 PROBED = 4
 """Requests in a probe: enough for a speed, and few enough for a second or two each on a CPU."""

@@ -108,7 +108,7 @@ class Store:
 
     def describe(self, about: SweepAbout) -> None:
         """Write down what the folder is of, in sweep.json."""
-        with self._told():
+        with self._refusals_in_one_line():
             write_file(self.folder / "sweep.json", sealed(about))
 
     def description(self) -> SweepAbout:
@@ -158,7 +158,7 @@ class Store:
         final = self.runs / f"{_plain(name)}-{key[:16]}"
         scratch = self.runs / f".tmp-{os.getpid()}-{key[:16]}"
         shutil.rmtree(scratch, ignore_errors=True)
-        with self._told():
+        with self._refusals_in_one_line():
             try:
                 scratch.mkdir(parents=True)
                 files(scratch)
@@ -177,7 +177,7 @@ class Store:
     def fail(self, name: str, key: str, reason: str) -> None:
         """Record why a run failed."""
         path = _failed(self.runs / f"{_plain(name)}-{key[:16]}")
-        with self._told():
+        with self._refusals_in_one_line():
             write_file(path, json.dumps({"key": key, "reason": reason}, indent=1))
 
     def failure(self, key: str) -> str | None:
@@ -192,7 +192,7 @@ class Store:
             path.unlink()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _refusals_in_one_line(self) -> Iterator[None]:
         """What the system refuses, in one line."""
         try:
             yield

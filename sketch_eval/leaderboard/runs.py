@@ -19,8 +19,8 @@ from sketch_eval.grid.grid import Block, Grid, Task
 from sketch_eval.leaderboard.row import Row
 from sketch_eval.leaderboard.tables import NOTES
 from sketch_eval.statistics import AGGREGATIONS, Score, average, difference, interval, unit
+from sketch_eval.sweep.run import computations, seeded
 from sketch_eval.sweep.store import Store, digest
-from sketch_eval.sweep.sweep import computations, seeded
 
 NONE = float("nan")
 OTHERS = ("window", "exact", "reference")
