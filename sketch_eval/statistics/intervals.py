@@ -24,6 +24,9 @@ RESAMPLES = 2000
 LEVEL = 0.95
 FEWEST = 6
 """Documents below which there are too few different resamples, and Student's t serves."""
+TELLING = 16
+"""Documents that must differ at all, where not all do: of thousands in which a cap binds three, most resamples hold one
+or two of the three, and their standard errors say nothing."""
 
 Unit = Literal["percent", "points"]
 
@@ -60,7 +63,8 @@ def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, 
         return 100 * (score.value - base.value), 100 * ends[0], 100 * ends[1]
     if score.kind == "perplexity":
         # Of one weight in both: the log of the ratio of the perplexities is itself a ratio of sums.
-        low, high = (100 * math.expm1(end) for end in ratio_interval(its - mine, weights, seed))
+        with np.errstate(over="ignore"):
+            low, high = (100 * float(np.expm1(end)) for end in ratio_interval(its - mine, weights, seed))
     elif base.value == 0 or not math.isfinite(base.value):
         return float("nan"), *_NONE
     else:
@@ -94,7 +98,8 @@ def ratio_interval(above: Array, below: Array, seed: int = 0) -> tuple[float, fl
     spread = np.abs(rest).max() > 1e-12 * np.abs(above).max()  # Beyond what rounding makes of equal ratios.
     if not spread:
         return float(ratio), float(ratio)
-    low, high = _studentised(rest, below, seed) if count >= FEWEST else _NONE
+    few = count < FEWEST or np.count_nonzero(above) < min(count, TELLING)
+    low, high = _NONE if few else _studentised(rest, below, seed)
     if math.isnan(low):
         high = float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
         low = -high
