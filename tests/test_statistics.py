@@ -203,3 +203,14 @@ def test_three_documents_of_thousands_that_differ_have_an_interval_and_not_an_ov
     change, low, high = difference(Score.perplexity(list(changed)), Score.perplexity(list(logs)))
     assert change == pytest.approx(100 * math.expm1(0.924 / 5000))
     assert -change < low < 0 < change < high < 4 * change
+
+
+def test_a_share_that_is_the_same_in_every_document_has_an_interval_with_width_and_within_its_bounds() -> None:
+    """One far copy of eight in each of eight documents is not known to be one of eight in all others."""
+    eighth, most = Score.mean([0.125] * 8), Score.mean([1.0, 1.0, 0.75, 1.0, 0.875, 1.0, 1.0, 0.75])
+    low, high = interval(eighth)
+    assert low < 0.05 < 0.125 < 0.4 < high
+    assert interval(most)[1] <= 1
+    change, low, high = difference(eighth, Score.mean([1.0] * 8))
+    assert change == -87.5
+    assert -100 <= low < -90 < -60 < high < -40

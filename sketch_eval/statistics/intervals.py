@@ -4,7 +4,8 @@ Whatever is a ratio of sums over documents, as perplexities and means are, has a
 and Tibshirani, 1993, §12.5): each resample is measured in its own standard error. At the numbers of documents that
 tables have, such an interval covers the truth about as often as it says, and the percentile bootstrap's does not
 (benchmarks/coverage.md). Rates, such as accuracies, have Wilson's score interval (1927), and the paired difference of
-two rates Newcombe's (1998, method 10), which hold at rates of 0 and 1.
+two rates Newcombe's (1998, method 10), which hold at rates of 0 and 1. So has a share that is the same in every
+document, to which a bootstrap would give no width.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ def interval(score: Score, seed: int = 0) -> tuple[float, float]:
         ValueError: no document counts.
     """
     totals, weights = score.counted()
-    if score.rate:
+    if score.rate or (score.bounded and not np.ptp(totals)):
         return wilson(totals.sum(), len(totals))
     ends = ratio_interval(totals, weights, seed)
     low, high = sorted(float(score.of(end)) for end in ends)
-    return low, high
+    return (max(low, 0.0), min(high, 1.0)) if score.bounded else (low, high)
 
 
 def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, float]:
@@ -59,8 +60,9 @@ def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, 
     check_pair(score, base)
     (mine, weights), (its, _) = score.counted(), base.counted()
     if unit(score, base) == "points":
-        ends = newcombe(mine, its) if score.rate and base.rate else ratio_interval(mine - its, weights, seed)
-        return 100 * (score.value - base.value), 100 * ends[0], 100 * ends[1]
+        alike = (score.rate and base.rate) or not np.ptp(mine - its)
+        ends = newcombe(mine, its) if alike else ratio_interval(mine - its, weights, seed)
+        return 100 * (score.value - base.value), 100 * max(ends[0], -1.0), 100 * min(ends[1], 1.0)
     if score.kind == "perplexity":
         # Of one weight in both: the log of the ratio of the perplexities is itself a ratio of sums.
         with np.errstate(over="ignore"):
