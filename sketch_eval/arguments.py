@@ -46,7 +46,7 @@ def check_arguments(backend: str, arguments: dict[str, Any]) -> None:
     if backend not in ("default", "causal"):
         raise UsageError(f"backend={backend!r}: GPT-2 is a causal language model; leave backend out")
     if arguments.get("tp_plan") is not None:
-        raise UsageError(f"tp_plan={arguments['tp_plan']!r}: a layer's heads share one sketch; leave tp_plan out")
+        raise UsageError(f"tp_plan={arguments['tp_plan']!r}: a layer's heads stay on one device; leave tp_plan out")
     if "device_map" in arguments:
         raise UsageError(
             f"device_map={arguments['device_map']!r}: lm-eval places the model; give parallelize=True to spread its "

@@ -168,8 +168,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "literal_error":
         choices = get_args(CacheConfig.model_fields[name].annotation)
         hint = nearest(str(error["input"]), choices)
-        if name == "importance" and error["input"] in CONTROLS:
-            control = ",".join(f"{key}={value}" for key, value in CONTROLS[error["input"]].items())
+        if name == "importance" and str(error["input"]) in CONTROLS:
+            control = ",".join(f"{key}={value}" for key, value in CONTROLS[str(error["input"])].items())
             hint = f"; the control {error['input']} is {control}"
     return f"{name}={error['input']!r}: {wanted}{hint}"
 

@@ -71,9 +71,19 @@ def _gpt2_flaw(config: Any) -> str:
     return "has cross-attention; give a plain GPT-2 language model" if config.add_cross_attention else ""
 
 
+def _llama_flaw(config: Any) -> str:
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if kind in ("dynamic", "longrope"):
+        return (
+            f"has rotary positions of the kind {kind!r}, which change with the length of the text, so that what was "
+            "cached is no longer right; give one without"
+        )
+    return ""
+
+
 FAMILIES: dict[str, Family] = {
     "gpt2": Family("GPT-2", "gpt2, gpt2-medium, distilgpt2 or bundled", _shape, _gpt2_flaw),
-    "llama": Family("Llama", "HuggingFaceTB/SmolLM-135M", _shape),
+    "llama": Family("Llama", "HuggingFaceTB/SmolLM-135M", _shape, _llama_flaw),
 }
 """By transformers' `model_type`."""
 
@@ -89,7 +99,7 @@ def family_of(config: Any, among: Collection[str] = tuple(FAMILIES)) -> Family:
         UsageError: it is of none of them, or cannot be served exactly.
     """
     if config.model_type not in among:
-        wanted = " or ".join(f"a {FAMILIES[name].title} one, such as {FAMILIES[name].examples}" for name in among)
+        wanted = "; or ".join(f"a {FAMILIES[name].title} one: {FAMILIES[name].examples}" for name in among)
         raise UsageError(f"pretrained={config.name_or_path!r} is a {config.model_type} model; give {wanted}")
     family = FAMILIES[config.model_type]
     if flaw := family.flaw(config):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_gpt2
-from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig
 
 from sketch_eval import UsageError
 from sketch_eval.attention import enable
@@ -229,6 +229,27 @@ def test_calls_that_a_bounded_cache_cannot_answer_are_refused(model: GPT2LMHeadM
         )
     with pytest.raises(UsageError, match="2-D padding mask"):
         model(text(1, 8), past_key_values=SketchCache(model.config, cell_of("count_min")), attention_mask=full_mask)
+
+
+@pytest.mark.parametrize(
+    ("execution", "message"),
+    [
+        ("fast", "execution='fast': give one of auto, oracle, stepwise, compiled"),
+        ("oracle", "does not serve this call"),
+    ],
+)
+def test_an_execution_that_cannot_take_a_call_is_refused(model: GPT2LMHeadModel, execution: Any, message: str) -> None:
+    """The oracle keeps no state: a second call would begin afresh, and say nothing."""
+    cache = SketchCache(model.config, cell_of("count_min"), execution=execution)
+    with pytest.raises(UsageError, match=message):
+        for _ in range(2):
+            model(text(1, 8), past_key_values=cache)
+
+
+def test_rotary_positions_that_depend_on_the_length_are_refused() -> None:
+    config = LlamaConfig(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
+    with pytest.raises(UsageError, match="rotary positions of the kind 'dynamic'"):
+        SketchCache(config, cell_of("count_min"))
 
 
 def test_positional_arguments_are_heard_too(model: GPT2LMHeadModel) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 
+from sketch_eval.errors import UsageError
 from sketch_eval.state import Call, LayerState, Trace
 
 Execution = Literal["auto", "oracle", "stepwise", "compiled"]
@@ -33,10 +34,20 @@ def advance(execution: Execution, state: LayerState, call: Call) -> tuple[torch.
         execution: by name, or `auto` for the fastest that serves the call.
         state: the layer's state, changed in place.
         call: the tokens.
+
+    Raises:
+        UsageError: there is no such execution, or it does not serve the call.
     """
-    if execution != "auto":
-        return _module(execution).advance(state, call)
-    return next(found for name in FASTEST_FIRST if (found := _module(name)).serves(state, call)).advance(state, call)
+    if execution not in get_args(Execution):
+        raise UsageError(f"execution={execution!r}: give one of {', '.join(get_args(Execution))}")
+    for name in FASTEST_FIRST if execution == "auto" else (execution,):
+        module = _module(name)
+        if module.serves(state, call):
+            return module.advance(state, call)
+    raise UsageError(
+        f"execution={execution!r} does not serve this call (importance={state.cell.importance}, "
+        f"strategy={state.cell.strategy}, on {call.q.device}, after {int(state.seen.max())} tokens); leave it out"
+    )
 
 
 def _module(name: str) -> Module:

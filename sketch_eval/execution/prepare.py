@@ -72,7 +72,7 @@ def prepare(state: LayerState, call: Call) -> Prepared:
         counts=torch.ones_like(state.positions, dtype=torch.float32) if state.counts is None else state.counts,
         cells=cells,
         scores=scores,
-        table=held.get("sketch", torch.zeros(rows, 1, 1, dtype=torch.float32)),
+        table=held.get("sketch", cells.new_zeros(rows, 1, 1, dtype=torch.float32)),
         new_cells=new_cells,
         new_scores=new_scores,
         _items=items,
@@ -85,5 +85,5 @@ def _split(tags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Tags as cells int32 `[rows, n, depth]` and as scores float32 `[rows, n]`, one of which is a placeholder."""
     rows, n = tags.shape[:2]
     if tags.dim() == 3:
-        return tags.int().contiguous(), torch.zeros(rows, n, dtype=torch.float32)
-    return torch.zeros(rows, n, 1, dtype=torch.int32), tags.float().contiguous()
+        return tags.int().contiguous(), tags.new_zeros(rows, n, dtype=torch.float32)
+    return tags.new_zeros(rows, n, 1, dtype=torch.int32), tags.float().contiguous()

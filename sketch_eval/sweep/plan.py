@@ -83,7 +83,14 @@ def estimate(lines: list[Line], worker: Worker) -> None:
         cell = line.cell
         worker.lm.take(cell, {})
         bound = sum(length for length in lengths if not worker.lm.fits(length))
-        sort = (cell.max_cache_size, cell.strategy, cell.visible is None, cell.importance)
+        sort = (
+            cell.max_cache_size,
+            cell.strategy,
+            cell.visible is None,
+            cell.importance,
+            cell.scope,
+            cell.conservative,
+        )
         if line.runs and bound and sort not in speeds:
             if len(speeds) < 2:  # For nothing: the first passes, full and bounded, load what all others find.
                 _probe(worker, longest)

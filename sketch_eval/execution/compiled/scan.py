@@ -130,7 +130,7 @@ def scan_for(source: int, folds: bool) -> Any:
                 store.counts[unit],
             )
             cells, scores, table = store.cells[unit], store.scores[unit], store.table[unit]
-            output = decided.output[:, unit * queries : (unit + 1) * queries]
+            first, last = unit * queries, (unit + 1) * queries
             gain = F(1.0)  # The table holds `gain` times its weights, so that decay need not touch every cell a step.
             seen[:] = True
             m, slot = 0, -1
@@ -145,7 +145,7 @@ def scan_for(source: int, folds: bool) -> Any:
 
             for i in range(length):
                 if not tokens.valid[i]:
-                    output[i] = F(0.0)
+                    decided.output[i, first:last] = F(0.0)
                     continue
 
                 # 1. Append.
@@ -185,7 +185,8 @@ def scan_for(source: int, folds: bool) -> Any:
                         rules.visible_recent,
                         m,
                     )
-                attend(query, keys, values, logn, seen, p, exponent, power, mass, output[i], m)
+                out = decided.output[i, first:last]  # Contiguous for Numba too, which a slice of the whole is not.
+                attend(query, keys, values, logn, seen, p, exponent, power, mass, out, m)
 
                 # 3. Account.
                 if sketched:
