@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from conftest import Silent
 
-from sketch_eval import provenance
 from sketch_eval.commands.reproduce import reproduce
 from sketch_eval.grid.grid import read
 from sketch_eval.sweep.run import Here
@@ -54,10 +53,5 @@ def test_a_row_of_the_demos_table_is_reproduced() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BOARDS if name not in ("demo", "tasks-real", "ablation-real")])
 def test_a_row_of_each_table_is_reproduced(name: str) -> None:
+    """What holds tables made at an earlier commit to the present code: where this fails, `make tables`."""
     assert verdict(BOARDS[name]) in ("equal", "close")
-
-
-@pytest.mark.slow
-def test_the_tables_are_of_the_present_sources() -> None:
-    """After a change of what a score passes through, `make tables`."""
-    assert {board["about"]["sources"] for board in BOARDS.values()} == {provenance.sources()}
