@@ -48,7 +48,7 @@ def test_every_default_can_be_given_in_each_way_that_lm_eval_takes_arguments(nam
         ({"importance": "h2o"}, "or 'knorm'; the control h2o is importance=exact,decay=1.0,scope=head"),
         ({"importance": "race", "conservative": True}, "conservative=True is a Count-Min update"),
         ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
-        ({"tp_plan": "auto"}, "tp_plan='auto': a layer's heads share one sketch"),
+        ({"tp_plan": "auto"}, "tp_plan='auto': a layer's heads stay on one device"),
         ({"recent": float("inf")}, "recent=inf: should be a finite number"),
         ({"dtype": "foo"}, "dtype='foo' is no dtype of torch"),
         ({"backend": "seq2seq"}, "backend='seq2seq': GPT-2 is a causal language model"),
