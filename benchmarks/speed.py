@@ -35,6 +35,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "count_min aggregate": {"strategy": "aggregate"},
     "count_min conservative": {"conservative": True},
     "exact": {"importance": "exact"},
+    "exact scope=head": {"importance": "exact", "scope": "head"},
+    "count_min scope=head": {"scope": "head"},
 }
 CELLS = {
     f"cap {cap}, {name}": CacheConfig(max_cache_size=cap, **changes)

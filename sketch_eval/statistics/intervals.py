@@ -3,9 +3,9 @@
 Whatever is a ratio of sums over documents, as perplexities and means are, has a studentised bootstrap interval (Efron
 and Tibshirani, 1993, §12.5): each resample is measured in its own standard error. At the numbers of documents that
 tables have, such an interval covers the truth about as often as it says, and the percentile bootstrap's does not
-(benchmarks/coverage.md). Rates, such as accuracies, have Wilson's score interval (1927), and the paired difference of
-two rates Newcombe's (1998, method 10), which hold at rates of 0 and 1. So has a share that is the same in every
-document, to which a bootstrap would give no width.
+(benchmarks/interval_coverage.md). Rates, such as accuracies, have Wilson's score interval (1927), and the paired
+difference of two rates Newcombe's (1998, method 10), which hold at rates of 0 and 1. So has a share that is the same in
+every document, to which a bootstrap would give no width.
 """
 
 from __future__ import annotations

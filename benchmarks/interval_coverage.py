@@ -1,6 +1,6 @@
-"""How often 95% intervals cover the truth, at the numbers of documents that tables have: benchmarks/coverage.md.
+"""How often 95% intervals cover the truth, at the numbers of documents that tables have.
 
-    python benchmarks/coverage.py [--runs FOLDER]
+    python benchmarks/interval_coverage.py [--runs FOLDER]
 
 With the folder of a sweep (`runs/tasks-real`), its documents stand for a population too: samples of them are drawn, and
 the truth is the difference between a cell and the full cache over all of them.
