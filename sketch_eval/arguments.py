@@ -215,7 +215,12 @@ def check_generation(settings: dict[str, Any], defaults: Any, positions: int) ->
             raise UsageError(f"{name}={settings[name]!r} in gen_kwargs: lm-eval sets it itself; leave it out")
     for name in (*_ANSWER_LENGTHS, "max_length"):
         longest = positions if name == "max_length" else positions - 1
-        if (length := settings.get(name)) is not None and not 1 <= int(length) <= longest:
+        length = settings.get(name)
+        try:  # As lm-eval reads it: "20" is 20.
+            fits = length is None or 1 <= int(length) <= longest
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
             raise UsageError(
                 f"{name}={length!r} in gen_kwargs: the model has {positions} positions; give 1 to {longest}"
             )

@@ -104,9 +104,6 @@ class SketchCache(Cache):
         traced: whether to keep what was decided, which grows with the text and decides nothing itself.
         execution: see `sketch_eval.execution.advance`.
 
-    Attributes:
-        units: rows that each sequence has in every layer's store (`LayerState`).
-
     Raises:
         UsageError: the cell has no bound: a full cache is transformers' `DynamicCache`.
     """
@@ -118,7 +115,6 @@ class SketchCache(Cache):
             raise UsageError("max_cache_size=None: a sketch cache needs a bound; use transformers' DynamicCache")
         count = shape_of(config).layers
         super().__init__(layers=[SketchLayer(cell, index, execution) for index in range(count)])
-        self.units = shape_of(config).kv_heads if cell.scope == "head" else 1
         self.traced = traced
         self._traces: list[list[Trace]] = [[] for _ in range(count)]
         self._tokens = self._valid = torch.empty(0)
@@ -155,6 +151,12 @@ class SketchCache(Cache):
             )
         self._tokens, self._valid = tokens, valid
         self._announced += tokens.shape[1]
+
+    @property
+    def units(self) -> int:
+        """Rows that each sequence has in every layer's store, as `LayerState` says; 1 before the first token."""
+        state = self.layers[0].state
+        return 1 if state is None else int(state.units)
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         """Output `[batch, tokens, query heads, head_dim]` of one layer's attention; the arguments are as in `Call`."""

@@ -234,6 +234,7 @@ def test_generation_with_a_second_cache_is_refused(checkpoint: str, settings: di
         ({"max_length": 2000}, "max_length=2000 in gen_kwargs: the model has 1024 positions; give 1 to 1024"),
         ({"max_gen_toks": 1024}, "max_gen_toks=1024 in gen_kwargs: the model has 1024 positions; give 1 to 1023"),
         ({"max_new_tokens": 0}, "max_new_tokens=0 in gen_kwargs: the model has 1024 positions"),
+        ({"max_gen_toks": "many"}, "max_gen_toks='many' in gen_kwargs: the model has 1024 positions; give 1 to 1023"),
     ],
 )
 def test_settings_that_generate_would_stumble_over_are_named(
