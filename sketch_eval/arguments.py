@@ -1,4 +1,4 @@
-"""What `sketch_gpt2` can be told, checked before weights are loaded: a refusal is one line that says what would do."""
+"""What the models can be told, checked before weights are loaded: a refusal is one line that says what would do."""
 
 from __future__ import annotations
 
@@ -37,14 +37,19 @@ _ANSWER_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completi
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def check_arguments(backend: str, arguments: dict[str, Any]) -> None:
+def check_arguments(alias: str, backend: str, arguments: dict[str, Any]) -> None:
     """Refuse arguments of HFLM's that it does not know or could not use.
+
+    Args:
+        alias: what lm-eval knows the model by.
+        backend: HFLM's argument of that name.
+        arguments: the others.
 
     Raises:
         UsageError: the first of them.
     """
     if backend not in ("default", "causal"):
-        raise UsageError(f"backend={backend!r}: GPT-2 is a causal language model; leave backend out")
+        raise UsageError(f"backend={backend!r}: bounded caches are for causal language models; leave backend out")
     if arguments.get("tp_plan") is not None:
         raise UsageError(f"tp_plan={arguments['tp_plan']!r}: a layer's heads stay on one device; leave tp_plan out")
     if "device_map" in arguments:
@@ -63,7 +68,7 @@ def check_arguments(backend: str, arguments: dict[str, Any]) -> None:
     known = {*CacheConfig.model_fields, *_HFLM_ARGUMENTS, *_LOADING_ARGUMENTS}
     for name, value in arguments.items():
         if name not in known:
-            raise UsageError(f"{name}={value!r} is not an argument of sketch_gpt2{nearest(name, known)}")
+            raise UsageError(f"{name}={value!r} is not an argument of {alias}{nearest(name, known)}")
     _check_additions(arguments)
 
 
@@ -139,7 +144,7 @@ def unwrap(pretrained: Any) -> Any:
         pretrained = pretrained.get_base_model()
     if not isinstance(pretrained, PreTrainedModel):
         raise UsageError(
-            f"pretrained={pretrained!r} is no model; give the name or the folder of a GPT-2, a loaded one, or bundled"
+            f"pretrained={pretrained!r} is no model; give the name or the folder of one, a loaded one, or bundled"
         )
     return pretrained
 

@@ -113,7 +113,8 @@ class SketchCache(Cache):
     ) -> None:
         if cell.max_cache_size is None:
             raise UsageError("max_cache_size=None: a sketch cache needs a bound; use transformers' DynamicCache")
-        count = shape_of(config).layers
+        shape = shape_of(config)
+        count, self._window = shape.layers, shape.window
         super().__init__(layers=[SketchLayer(cell, index, execution) for index in range(count)])
         self.traced = traced
         self._traces: list[list[Trace]] = [[] for _ in range(count)]
@@ -142,9 +143,15 @@ class SketchCache(Cache):
             valid: bool `[batch, tokens]`, False for padding.
 
         Raises:
-            UsageError: the batch is not the one that the cache began with.
+            UsageError: the batch is not the one that the cache began with, or the text is longer than the model's
+                layers of sliding attention see.
         """
         state = self.layers[0].state
+        if self._window is not None and self._announced + tokens.shape[1] > self._window:
+            raise UsageError(
+                f"input_ids: a text of more than {self._window} tokens, of which some of the model's layers see the "
+                f"last {self._window} only, which no cell does; give shorter ones"
+            )
         if state is not None and len(state.seen) != len(tokens):
             raise UsageError(
                 f"input_ids of {len(tokens)} sequences: the cache holds {len(state.seen)}; make a cache for each batch"

@@ -45,6 +45,17 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def last_line(error: Exception) -> str:
+    """The last line of an error's message, where long stories come to the point; its kind where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+def on_one_line(error: Exception) -> str:
+    """The whole message of an error on one line, cut after 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
 def sentence(error: Exception) -> str:
     """The same as a sentence, which another one can follow."""
     return first_line(error).rstrip(" .:") + "."

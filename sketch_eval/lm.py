@@ -1,11 +1,10 @@
-"""`--model sketch_gpt2`: lm-eval's own Hugging Face model, whose every pass goes through the bounded cache."""
+"""`--model sketch_hf` and `--model sketch_gpt2`: lm-eval's own Hugging Face model, through a bounded cache."""
 
 from __future__ import annotations
 
 import bisect
 import itertools
 import json
-import logging
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,135 +14,40 @@ from typing import Any, ClassVar
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
-from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows
 
-from sketch_eval import attention, bundled, provenance
-from sketch_eval.arguments import (
-    check_arguments,
-    check_generation,
-    check_loaded,
-    check_tokenizer,
-    find_device,
-    unwrap,
-)
+from sketch_eval import provenance
+from sketch_eval.arguments import check_generation
 from sketch_eval.cache import SketchCache
-from sketch_eval.config import CacheConfig, nearest
 from sketch_eval.counts import Count, Counts, passed
-from sketch_eval.errors import UsageError, report_in_one_line, sentence
-from sketch_eval.families import check
+from sketch_eval.errors import UsageError, report_in_one_line
 from sketch_eval.ledger import ledger
+from sketch_eval.loading import LoadedLM
 
 report_in_one_line()  # lm-eval's command line imports this module when it is asked for the model.
 
-_HARMLESS = {"batch_size", "max_batch_size", "logits_cache", "max_cpu_memory", "max_memory_per_gpu", "offload_folder"}
-"""Arguments of HFLM that decide no score."""
-
 _NOTHING_SCORED: tuple[SketchCache | None, torch.Tensor, Iterator[int]] = (None, torch.empty(0), iter(()))
-
-_CPU_BATCH = 8
-"""What batch_size=auto is on a CPU."""
-
-_log = logging.getLogger(__name__)
 
 _CACHE_OWNER = "sketch_eval:owner"
 
 
-class SketchGPT2(HFLM):
-    """GPT-2 with a KV cache of at most `max_cache_size` pairs a layer (DESIGN §2).
+class SketchHF(LoadedLM):
+    """A causal language model with a KV cache of at most `max_cache_size` pairs a layer (DESIGN §2).
 
-    Args:
-        pretrained: a GPT-2 by hub name or folder, a loaded one (with a PEFT adapter or without), or `bundled` for the
-            model in this package.
-        backend: `causal`, or `default`, which is the same here.
-        device: as in HFLM, or the number of a CUDA device; by default CUDA where there is one, else the CPU.
-        **arguments: those of `CacheConfig`, and HFLM's own.
-
-    Raises:
-        UsageError: a bad argument, a model that is not GPT-2 or cannot be had, a tokenizer that is not its own; before
-            any weights are loaded.
+    Every pass goes through the bounded cache, and what it met there is counted by task. The arguments and what is
+    raised are `LoadedLM`'s.
     """
 
-    families: ClassVar[tuple[str, ...]] = ("gpt2",)
-    """Names in `families.FAMILIES` of the models that it takes."""
+    alias: ClassVar[str] = "sketch_hf"
 
-    def __init__(
-        self, pretrained: Any = "gpt2", backend: str = "default", device: str | int | None = None, **arguments: Any
-    ) -> None:
-        given = {name: arguments.pop(name) for name in list(arguments) if name in CacheConfig.model_fields}
-        self.cell = CacheConfig.parse(**given)
-        check_arguments(backend, arguments)
-        device = find_device(device)
-        self._adapted = bool(arguments.get("peft"))
-        self._options = {name: str(value) for name, value in sorted(arguments.items()) if name not in _HARMLESS}
-        self._length_asked = arguments.get("max_length")
-        if pretrained == "bundled":
-            pretrained = bundled.path()
-        elif not isinstance(pretrained, str):
-            model = unwrap(pretrained)
-            check(model.config, self.families, self._length_asked)
-            check_loaded(model, arguments)
-        try:
-            super().__init__(pretrained=pretrained, backend="causal", device=device, **arguments)
-        except OSError as error:
-            raise UsageError(
-                f"pretrained={pretrained!r}{nearest(str(pretrained), ['bundled'])} could not be loaded: "
-                f"{sentence(error)} Check the name, the other arguments and the network, or use pretrained=bundled, "
-                "which is in this package"
-            ) from error
-        self._gpt2 = unwrap(self.model)
-        if self.cell.max_cache_size is not None:
-            attention.enable(self._gpt2)
-            if not self.cell.ranks:
-                _log.warning(self.cell.no_choice)
+    def __init__(self, *args: Any, **arguments: Any) -> None:
+        super().__init__(*args, **arguments)
         self._forget_counts()
         self._asked: list[Count] = []
         self._scored = _NOTHING_SCORED
         self._passes: dict[bytes, Count] = {}
         self._contexts: list[str] = []
         self._answers: defaultdict[str, deque[Count]] = defaultdict(deque)
-
-    def _detect_batch_size(self, requests: Any = None, pos: int = 0) -> int:
-        """HFLM's on a device whose memory it can fill; a CPU would spend minutes on probes that find no limit."""
-        if self.device.type == "cpu":
-            return min(_CPU_BATCH, self.max_batch_size)
-        return super()._detect_batch_size(requests, pos)
-
-    def _get_config(self, pretrained: str, **arguments: Any) -> None:
-        """HFLM's; other models than GPT-2 are refused here, before their weights are loaded."""
-        try:
-            super()._get_config(pretrained, **arguments)
-        except ValueError as error:
-            raise UsageError(
-                f"pretrained={pretrained!r} is no GPT-2: {sentence(error)} Give the name or the folder of one, or "
-                "use pretrained=bundled, which is in this package"
-            ) from error
-        check(self._config, self.families, self._length_asked)
-
-    def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **arguments: Any) -> None:
-        """HFLM's, held to the model; an adapter by name may bring tokens, for which HFLM enlarges the embedding."""
-        try:
-            super()._create_tokenizer(pretrained, tokenizer, **arguments)
-        except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
-            what = f"tokenizer={tokenizer!r}" if tokenizer else f"the tokenizer of pretrained={pretrained!r}"
-            raise UsageError(
-                f"{what} could not be loaded: {sentence(error)} Give tokenizer the name or the folder of the model's "
-                "own"
-            ) from error
-        check_tokenizer(self.tokenizer, None if self._adapted else self._config.vocab_size)
-
-    def _create_model(self, *args: Any, **arguments: Any) -> None:
-        """HFLM's; what fails after the model itself is there is the fault of what is added to it."""
-        try:
-            super()._create_model(*args, **arguments)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            added = next((name for name in ("peft", "delta") if arguments.get(name)), None)
-            if added is None or not hasattr(self, "_model"):
-                raise
-            raise UsageError(
-                f"{added}={arguments[added]!r} could not be added to the model: {sentence(error)} Give one that was "
-                "made for it"
-            ) from error
 
     # Scoring. HFLM pads a batch on the right and tells `_model_call` no lengths; it then selects each row's logits,
     # in order, and says how long the row is. Calls that only probe for a batch size select nothing.
@@ -209,7 +113,7 @@ class SketchGPT2(HFLM):
         """HFLM batches requests with the same settings; one call for each setting tells their counts apart as well."""
         groups: defaultdict[str, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
-            check_generation(request.args[1], self._gpt2.generation_config, self.max_length)
+            check_generation(request.args[1], self.transformer.generation_config, self.max_length)
             groups[repr(request.args[1])].append(index)
         answers, asked = [""] * len(requests), [Count()] * len(requests)
         size: Any = self.batch_size_per_gpu  # type: ignore[has-type]
@@ -303,7 +207,7 @@ class SketchGPT2(HFLM):
             **self._identity(),
             "device": str(self.device),
             "ledger": ledger(
-                self.cell, self._gpt2.config, self.mixed_precision_dtype or self.model.dtype, self.max_length
+                self.cell, self.transformer.config, self.mixed_precision_dtype or self.model.dtype, self.max_length
             ),
             "counts": self.counts.as_dict(),
             "peak_device_memory_bytes": provenance.peak_device_memory(self.device),
@@ -334,7 +238,9 @@ class SketchGPT2(HFLM):
 
     def _new_cache(self) -> SketchCache | None:
         """A cache for one batch, dropped after it; None where the model keeps its own, full one."""
-        return None if self.cell.max_cache_size is None else SketchCache(self._gpt2.config, self.cell, traced=True)
+        return (
+            None if self.cell.max_cache_size is None else SketchCache(self.transformer.config, self.cell, traced=True)
+        )
 
     @contextmanager
     def _evaluating(self, kind: str) -> Iterator[None]:
@@ -365,6 +271,16 @@ class SketchGPT2(HFLM):
                 counts.add(request.task_name or "", total.as_request())
         for gathered in self.gather_object(counts) or []:
             self.counts.merge(gathered)
+
+
+class SketchGPT2(SketchHF):
+    """`SketchHF` for GPT-2 alone, whose weights it loads where no model is named."""
+
+    alias: ClassVar[str] = "sketch_gpt2"
+    families: ClassVar[tuple[str, ...]] = ("gpt2",)
+
+    def __init__(self, pretrained: Any = "gpt2", *args: Any, **arguments: Any) -> None:
+        super().__init__(pretrained, *args, **arguments)
 
 
 def _check_tokens(string: str, tokens: int) -> None:

@@ -89,8 +89,8 @@ class LayerState:
 
     def tags(self) -> torch.Tensor:
         """The policy's tags of what every slot holds now; anything for a free slot."""
-        positions = self.positions.clamp(min=0).long()
-        items = positions if self.items is None else self.items.long()
+        positions = self.positions.long()
+        items = positions.clamp(min=0) if self.items is None else self.items.long()
         return self.policy.tags(items, self.show(positions, None, self.keys, self.values))
 
     def select(self, sequences: torch.Tensor) -> None:

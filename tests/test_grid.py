@@ -20,7 +20,7 @@ from sketch_eval.commands import cli
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.evaluate.tasks import choose_metrics
-from sketch_eval.grid.cells import computation, name, reads
+from sketch_eval.grid.cells import cell_name, computation, depends_on
 from sketch_eval.grid.grid import Grid, Task, read
 from sketch_eval.leaderboard.runs import Sweep
 from sketch_eval.sweep.plan import estimate, plan
@@ -82,7 +82,7 @@ def test_cells_of_one_computation_compute_the_same(
         others["topk"] = cell.topk
     elif others["topk"] == 3:
         others["topk"] = None
-    unread = {field: value for field, value in others.items() if field == "topk" or not reads(cell, field)}
+    unread = {field: value for field, value in others.items() if field == "topk" or not depends_on(cell, field)}
     twin = cell.model_copy(update=unread)
     assert computation(twin) == computation(cell)
     model = tiny_gpt2(seed=1)
@@ -97,21 +97,23 @@ def test_the_full_cache_is_one_cell_however_often_it_is_named(tmp_path: Path) ->
         "tasks: [wikitext]\ndefaults: {width: 8}\nseeds: [3]\ncells: [{controls: [full, window], max_cache_size: 8}]"
     )
     grid = read(str(tmp_path / "g.yaml"))
-    assert [name(cell) for cell in grid.expand()] == ["window"]
-    assert [name(cell) for cell in computations(grid)] == ["full", "window"]
+    assert [cell_name(cell) for cell in grid.expand()] == ["window"]
+    assert [cell_name(cell) for cell in computations(grid)] == ["full", "window"]
 
 
 def test_names_tell_cells_apart() -> None:
     cells = [cell for config in ("seed-144", "ablation", "controls", "scope") for cell in read(config).expand()]
     seen: dict[tuple[int | None, str], CacheConfig] = {}
     for cell in (cell.model_copy(update={"seed": 0}) for cell in cells):
-        twin = seen.setdefault((cell.max_cache_size, name(cell)), cell)
-        assert computation(twin) == computation(cell), name(cell)
-    assert name(CacheConfig.parse(importance="exact", decay=1.0, scope="head")) == "h2o"
-    assert name(CacheConfig.parse(importance="exact", decay=1.0)) == "h2o scope=layer"
-    assert name(CacheConfig.parse(importance="exact", scope="head")) == "exact scope=head"
-    assert name(CacheConfig.parse(importance="recency", sinks=0, strategy="aggregate")) == "window aggregate"
-    assert name(CacheConfig.parse(width=128, depth=2, topk=32, item="token")) == "count_min 128×2 topk32 item=token"
+        twin = seen.setdefault((cell.max_cache_size, cell_name(cell)), cell)
+        assert computation(twin) == computation(cell), cell_name(cell)
+    assert cell_name(CacheConfig.parse(importance="exact", decay=1.0, scope="head")) == "h2o"
+    assert cell_name(CacheConfig.parse(importance="exact", decay=1.0)) == "h2o scope=layer"
+    assert cell_name(CacheConfig.parse(importance="exact", scope="head")) == "exact scope=head"
+    assert cell_name(CacheConfig.parse(importance="recency", sinks=0, strategy="aggregate")) == "window aggregate"
+    assert (
+        cell_name(CacheConfig.parse(width=128, depth=2, topk=32, item="token")) == "count_min 128×2 topk32 item=token"
+    )
 
 
 def test_the_plan_tells_computations_bytes_and_time(grid: Grid, crew: Here, finished: Path) -> None:

@@ -28,10 +28,10 @@ OWN_TASKS = {
 
 ALIAS_QUERY = (
     "import lm_eval.models; from lm_eval.api.registry import model_registry;"
-    "print(dict(model_registry.items()).get('sketch_gpt2'), 'hf' in model_registry)"
+    "print(*map(dict(model_registry.items()).get, ('sketch_gpt2', 'sketch_hf')), 'hf' in model_registry)"
 )
-ALIAS_KNOWN = "sketch_eval.lm:SketchGPT2 True\n"
-ALIAS_UNKNOWN = "None True\n"
+ALIAS_KNOWN = "sketch_eval.lm:SketchGPT2 sketch_eval.lm:SketchHF True\n"
+ALIAS_UNKNOWN = "None None True\n"
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from sketch_eval import UsageError
 from sketch_eval.hashing import SignHash, splitmix64, uniform
-from sketch_eval.sketches import SKETCHES, CountMinSketch, CountSketch, RaceSketch, Sketch
+from sketch_eval.sketches import CountMinSketch, CountSketch, RaceSketch, Sketch
 
 UNIVERSE = 40
+KINDS = (CountMinSketch, CountSketch, RaceSketch)
 
 batches = st.lists(
     st.lists(st.tuples(st.integers(0, UNIVERSE - 1), st.floats(0, 8, width=16)), min_size=1, max_size=12), max_size=8
@@ -111,10 +112,12 @@ def test_items_twice_in_a_batch_add_up_and_batches_do_not_touch_each_other(sketc
     assert got.tolist() == [[3.0], [3.0]]
 
 
-@pytest.mark.parametrize("name", SKETCHES)
-def test_decay_scales_every_estimate(name: str) -> None:
-    sketch = SKETCHES[name](16, 4, batch=2)
-    items = torch.randint(0, 8, (2, 30, 4) if name == "race" else (2, 30), generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("kind", KINDS)
+def test_decay_scales_every_estimate(kind: type[Sketch]) -> None:
+    sketch = kind(16, 4, batch=2)
+    items = torch.randint(
+        0, 8, (2, 30, 4) if kind is RaceSketch else (2, 30), generator=torch.Generator().manual_seed(1)
+    )
     sketch.update(items, torch.rand(2, 30, generator=torch.Generator().manual_seed(2)))
     before = sketch.estimate(items)
     sketch.scale(0.5)
@@ -180,7 +183,7 @@ def test_random_draws_are_uniform_and_differ_by_seed_and_layer() -> None:
     assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.06
 
 
-@pytest.mark.parametrize("kind", SKETCHES.values(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_that_is_not_the_sketchs_is_refused(kind: type[Sketch]) -> None:
     """torch would reach the first streams alone, and say nothing."""
     sketch = kind(8, 2, batch=2)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,8 +121,11 @@ def test_rows_are_repeatable_and_weigh_what_can_be_known(tokenizer: PreTrainedTo
     assert not torch.equal(mixture.batch(8, 24, 128, 1.0, 1024)[0], mixture.batch(7, 24, 128, 1.0, 1024)[0])
 
 
-def test_untrained_model_already_looks_back(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = build_model(replace(TINY, width=256, positions=256), tokenizer).eval()
+@pytest.mark.parametrize(
+    "shape", [{"width": 256}, {"shape": "llama", "width": 320, "heads": 10, "kv_heads": 2}], ids=["gpt2", "llama"]
+)
+def test_untrained_model_already_looks_back(tokenizer: PreTrainedTokenizerFast, shape: dict[str, Any]) -> None:
+    model = build_model(replace(TINY, positions=256, **shape), tokenizer).eval()
     model.set_attn_implementation("eager")
     segment = torch.randint(1, 4096, (1, 60), generator=torch.Generator().manual_seed(0))
     first, second = model(torch.cat([segment, segment], 1), output_attentions=True).attentions
@@ -155,4 +159,4 @@ def test_schedules(tokenizer: PreTrainedTokenizerFast) -> None:
     assert rates[9:81] == [1.0] * 72
     assert all(late < early for early, late in pairwise(rates[80:]))
     assert 0 < rates[-1] < 0.05
-    assert [Settings().length(step) for step in (0, 399, 400, 899, 900, 1500)] == [128, 128, 256, 256, 512, 1024]
+    assert [Settings().length(step) for step in (0, 299, 300, 799, 800, 1500)] == [128, 128, 256, 256, 512, 1024]

@@ -16,7 +16,7 @@ from sketch_eval import attention
 from sketch_eval.allocator import keep_memory
 from sketch_eval.config import CacheConfig
 from sketch_eval.counts import Count
-from sketch_eval.lm import SketchGPT2
+from sketch_eval.lm import SketchHF
 
 Answers = dict[str, Any]
 """The full cache's answer to each request: (log-likelihood in nats, whether greedy) by `key`, or the text that it
@@ -34,8 +34,8 @@ def question(context: str, settings: dict[str, Any]) -> str:
     return sha256(json.dumps([context, settings], sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-class SweepLM(SketchGPT2):
-    """`SketchGPT2` whose cell can be changed, and which need not ask the model what the full cache has answered.
+class SweepLM(SketchHF):
+    """`SketchHF` whose cell can be changed, and which need not ask the model what the full cache has answered.
 
     A request whose tokens fit into a cell's cap, and into its topk, meets no bound: every pair is kept and seen, so it
     is the full cache's by definition (DESIGN §1, `binding`).
@@ -59,7 +59,7 @@ class SweepLM(SketchGPT2):
         self._forget_counts()
         self.pass_seconds, self.tokens = 0.0, 0
         if cell.max_cache_size is not None:
-            attention.enable(self._gpt2)
+            attention.enable(self.transformer)
 
     def fits(self, tokens: int) -> bool:
         """Whether a request that feeds the model so many tokens meets no bound of the cell."""

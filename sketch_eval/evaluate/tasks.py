@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 
 from sketch_eval import provenance
 from sketch_eval.config import nearest
-from sketch_eval.errors import UsageError
+from sketch_eval.errors import UsageError, on_one_line
 from sketch_eval.grid.grid import Grid, Task
 from sketch_eval.statistics import AGGREGATIONS
 
@@ -87,7 +87,9 @@ def load_tasks(grid: Grid) -> dict[str, LoadedTask]:
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"tasks: {name} could not be loaded ({type(error).__name__}: {_line(error)})") from error
+            raise UsageError(
+                f"tasks: {name} could not be loaded ({type(error).__name__}: {on_one_line(error)})"
+            ) from error
         for leaf, metrics in _metrics(name, found, options).items():
             if leaf in loaded:
                 raise UsageError(f"tasks: {leaf} is asked for twice, the second time in {name}; name each task once")
@@ -159,7 +161,7 @@ def _build(entry: LoadedTask) -> None:
     try:
         task.build_all_requests(limit=entry.options.limit, rank=0, world_size=1)
     except Exception as error:
-        raise UsageError(f"tasks: {entry.name}: no requests could be built ({_line(error)})") from error
+        raise UsageError(f"tasks: {entry.name}: no requests could be built ({on_one_line(error)})") from error
     task.build_all_requests = lambda **_: entry.forget_answers()
     for method in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         setattr(task, method, _remembered(getattr(task, method)))
@@ -176,7 +178,3 @@ def _remembered(method: Callable[..., Any]) -> Callable[..., Any]:
         return known[key]
 
     return remembered
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

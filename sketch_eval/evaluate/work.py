@@ -22,8 +22,9 @@ from sketch_eval.errors import UsageError, first_line
 from sketch_eval.evaluate.model import Answers, SweepLM
 from sketch_eval.evaluate.records import About, Fixed, Record, TaskAbout
 from sketch_eval.evaluate.tasks import LoadedTask, load_tasks
-from sketch_eval.grid.cells import arguments, name
+from sketch_eval.grid.cells import cell_arguments, cell_name
 from sketch_eval.grid.grid import Grid, Model
+from sketch_eval.lm import SketchHF
 from sketch_eval.statistics import AGGREGATIONS
 
 
@@ -39,7 +40,7 @@ class Job:
         """For people: the cell, its cap and the task."""
         cap = "" if self.cell.max_cache_size is None else f" cap{self.cell.max_cache_size}"
         seed = f" seed{self.cell.seed}" if self.cell.seed else ""
-        return f"{name(self.cell)}{cap}{seed} {self.task}"
+        return f"{cell_name(self.cell)}{cap}{seed} {self.task}"
 
 
 def identity(about: About, job: Job) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class Finished:
             (folder / "answers.json").write_text(json.dumps(self.answers), encoding="utf-8")
         tracker = EvaluationTracker(output_path=str(folder))
         tracker.general_config_tracker.log_experiment_args(
-            "sketch_gpt2", self.results["config"]["model_args"], "", "", False
+            SketchHF.alias, self.results["config"]["model_args"], "", "", False
         )
         task = self.record["identity"]["task"]["task"]
         tracker.save_results_aggregated(copy.copy(self.results), {task: self.samples})
@@ -96,7 +97,7 @@ class Worker:
         grid: the sweep.
 
     Raises:
-        UsageError: torch does not find the grid's device; or as `load_tasks` and `SketchGPT2`.
+        UsageError: torch does not find the grid's device; or as `load_tasks` and `SketchHF`.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -163,7 +164,7 @@ class Worker:
         seconds = time.perf_counter() - start
         results |= copy.deepcopy(self._environment) | {
             "config": {
-                "model": "sketch_gpt2",
+                "model": SketchHF.alias,
                 "model_args": spell(self.model, job.cell),
                 **info,
                 "batch_size": self.model.batch_size,
@@ -232,4 +233,4 @@ def collect(task: LoadedTask, samples: list[dict[str, Any]], reported: dict[str,
 def spell(model: Model, cell: CacheConfig) -> str:
     """The `--model_args` of a cell."""
     given = {key: value for key, value in model.arguments().items() if key not in ("batch_size", "device")}
-    return ",".join(f"{key}={value}" for key, value in (given | arguments(cell)).items())
+    return ",".join(f"{key}={value}" for key, value in (given | cell_arguments(cell)).items())

@@ -11,32 +11,36 @@ from sketch_eval.policies.base import ARGUMENTS
 FULL = CacheConfig(max_cache_size=None)
 
 
-def reads(cell: CacheConfig, field: str) -> bool:
+def depends_on(cell: CacheConfig, field: str) -> bool:
     """Whether a cell's numbers depend on an argument of its policy's own, such as `width` or `seed`."""
     return cell.max_cache_size is not None and field in POLICIES[cell.importance].reads
 
 
 def computation(cell: CacheConfig) -> CacheConfig:
-    """The cell with the default in every field that decides nothing in it: equal for cells that compute the same."""
+    """The cell with the default in every field that decides nothing in it: equal for cells that compute the same.
+
+    `scope` is never left out: with scope=head a window keeps the same pairs, but the positions of each head are stored,
+    and the ledger counts them.
+    """
     if cell.max_cache_size is None:
         return FULL
-    unread = {field: CacheConfig.model_fields[field].default for field in ARGUMENTS if not reads(cell, field)}
+    unread = {field: CacheConfig.model_fields[field].default for field in ARGUMENTS if not depends_on(cell, field)}
     return cell.model_copy(update=unread | {"topk": cell.visible})
 
 
-def kind(cell: CacheConfig) -> str:
+def cell_kind(cell: CacheConfig) -> str:
     """`full`, `control` (DESIGN §4) or `sketch`."""
     if cell.max_cache_size is None:
         return "full"
     return "sketch" if POLICIES[cell.importance].sketched else "control"
 
 
-def name(cell: CacheConfig) -> str:
+def cell_name(cell: CacheConfig) -> str:
     """A cell without its cap and seed, in a reader's words: `window`, `count_min 512×4 topk32`, `exact aggregate`."""
     if cell.max_cache_size is None:
         return "full"
     head, spoken = cell.importance, {"importance"}
-    if kind(cell) == "sketch":
+    if cell_kind(cell) == "sketch":
         head += f" {cell.width}×{cell.depth}"
     scope = CacheConfig.model_fields["scope"].default
     for control, changes in CONTROLS.items():
@@ -50,7 +54,7 @@ def name(cell: CacheConfig) -> str:
     elif cell.topk is not None:
         parts.append(f"topk{cell.topk}")
     for field in ("item", "decay", "conservative"):
-        if reads(cell, field) and field not in spoken:
+        if depends_on(cell, field) and field not in spoken:
             parts += _unlike_default(cell, field)
     if cell.scope != scope:
         parts.append(f"scope={cell.scope}")
@@ -65,7 +69,7 @@ def _unlike_default(cell: CacheConfig, field: str) -> list[str]:
     return [] if value == CacheConfig.model_fields[field].default else [f"{field}={value}"]
 
 
-def arguments(cell: CacheConfig) -> dict[str, Any]:
+def cell_arguments(cell: CacheConfig) -> dict[str, Any]:
     """What to write after `--model_args` for a cell: the fields that are not at their defaults, and the cap."""
     given = {field: value for field, value in cell.model_dump().items() if _unlike_default(cell, field)}
     return {"max_cache_size": cell.max_cache_size} | given

@@ -79,6 +79,16 @@ class Block(BaseModel):
                     raise ValueError(f"{field} has no values: give one or more, or leave it out")
         return {key: given[key] for key in ("controls", "variants") if key in given} | {"axes": axes}
 
+    @model_validator(mode="after")
+    def _varies_what_it_says(self) -> Block:
+        for name, (field, values) in itertools.product(self.controls, self.axes.items()):
+            if field in CONTROLS[name] and len(values) > 1:
+                raise ValueError(
+                    f"{field} has several values, and the control {name} sets it itself; give the control a block of "
+                    f"its own, or write its fields as a variant: {CONTROLS[name]}"
+                )
+        return self
+
     @field_validator("variants")
     @classmethod
     def _have_no_seed(cls, variants: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:

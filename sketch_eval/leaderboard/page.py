@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 import re
 from base64 import b64encode
 from pathlib import Path
@@ -15,7 +14,7 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from sketch_eval.leaderboard import figures, tidy
-from sketch_eval.leaderboard.row import sign
+from sketch_eval.leaderboard.row import or_null, sign
 from sketch_eval.sweep.store import write_file
 
 HERE = Path(__file__).parent
@@ -187,7 +186,7 @@ def _cell(column: Column, record: dict[str, Any]) -> Any:
 
 def _text(value: Any) -> str:
     """A value as text, whole numbers without a point; nothing for NaN and None."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if or_null(value) is None:
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -268,4 +267,4 @@ def _plain(data: Any) -> Any:
         return [_plain(value) for value in data]
     if hasattr(data, "item"):
         data = data.item()
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    return or_null(data)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,3 +124,8 @@ def frame(rows: list[Row]) -> pd.DataFrame:
     import pandas as pd  # Late: the command line reads this module before it knows whether there are rows.
 
     return pd.DataFrame([vars(row) for row in rows], columns=COLUMNS)
+
+
+def or_null(value: Any) -> Any:
+    """A value as JSON has it, which has no word for what is no number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,7 +14,7 @@ from typing import Any
 from sketch_eval.config import CONTROLS, CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.evaluate.work import Job, identity, spell
-from sketch_eval.grid.cells import FULL, computation, kind, name, reads
+from sketch_eval.grid.cells import FULL, cell_kind, cell_name, computation, depends_on
 from sketch_eval.grid.grid import Block, Grid, Task
 from sketch_eval.leaderboard.row import Row
 from sketch_eval.leaderboard.tables import NOTES
@@ -155,7 +155,7 @@ class Sweep:
             yield Row(
                 row=self.row_name(cell, task, metric),
                 **_cell_columns(cell),
-                seeds=" ".join(str(job.cell.seed) for job in jobs) if reads(cell, "seed") else "",
+                seeds=" ".join(str(job.cell.seed) for job in jobs) if depends_on(cell, "seed") else "",
                 task=task,
                 metric=metric,
                 higher_is_better=self.about["tasks"][task]["higher_is_better"][metric.split(",")[0]],
@@ -280,19 +280,19 @@ class Sweep:
         model, (limit, shots) = self.grid.model, self._options(task)
         options = {"limit": limit, "num_fewshot": shots, "device": model.device, "batch_size": model.batch_size}
         given = " ".join(f"--{option} {value}" for option, value in options.items() if value is not None)
-        return f"lm_eval run --model sketch_gpt2 --model_args {shlex.quote(spell(model, cell))} --tasks {task} {given}"
+        return f"lm_eval run --model sketch_hf --model_args {shlex.quote(spell(model, cell))} --tasks {task} {given}"
 
 
 def _cell_columns(cell: CacheConfig) -> dict[str, Any]:
     """The columns that say what the cell is."""
-    full, shown = cell.max_cache_size is None, {"cell": name(cell), "kind": kind(cell)}
+    full, shown = cell.max_cache_size is None, {"cell": cell_name(cell), "kind": cell_kind(cell)}
     words = {
         field: "" if full else str(getattr(cell, field)) for field in ("importance", "scope", "strategy", "normalize")
     }
     words |= {field: "" if full else str(getattr(cell, field)) for field in ("sinks", "recent")}
-    words |= {field: str(getattr(cell, field)) if reads(cell, field) else "" for field in ("item", "conservative")}
+    words |= {field: str(getattr(cell, field)) if depends_on(cell, field) else "" for field in ("item", "conservative")}
     numbers = {
-        field: float(getattr(cell, field)) if reads(cell, field) else NONE for field in ("width", "depth", "decay")
+        field: float(getattr(cell, field)) if depends_on(cell, field) else NONE for field in ("width", "depth", "decay")
     }
     return shown | words | numbers | {
         "topk": NONE if cell.topk is None else float(cell.topk),

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sketch_eval.leaderboard.row import COLUMNS, Row, percent, sign, task_family
+from sketch_eval.leaderboard.row import COLUMNS, Row, or_null, percent, sign, task_family
 from sketch_eval.sweep.store import write_file
 
 NOTES = (
@@ -54,7 +54,7 @@ def write(
         pictures: files in the folder for leaderboard.md to show.
     """
     entries = [
-        {**{key: _json(value) for key, value in asdict(row).items()}, "run": run}
+        {**{key: or_null(value) for key, value in asdict(row).items()}, "run": run}
         for row, run in zip(rows, runs, strict=True)
     ]
     texts = {
@@ -205,14 +205,9 @@ def _csv(rows: list[Row]) -> str:
 
 def _cell(key: str, value: Any) -> Any:
     """A value as CSV; whole numbers that are floats only so as to be missing are whole again."""
-    if _json(value) is None:
+    if or_null(value) is None:
         return ""
     return int(value) if key in ("cap", "topk", "width", "depth") else value
-
-
-def _json(value: Any) -> Any:
-    """JSON has no word for what is no number."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _line(entries: list[str]) -> str:

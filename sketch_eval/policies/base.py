@@ -45,7 +45,7 @@ class Pairs:
     """n pairs of every row. What a policy does not observe is None.
 
     Attributes:
-        positions: int64 `[rows, n]`.
+        positions: int64 `[rows, n]`, -1 for a free slot.
         tokens: ids, int64 `[rows, n]`; None for pairs that are stored already.
         keys, values: `[rows, heads, n, head_dim]`, of the key/value heads of a row, as they are stored.
     """

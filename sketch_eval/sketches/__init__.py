@@ -5,6 +5,4 @@ from sketch_eval.sketches.count_min import CountMinSketch
 from sketch_eval.sketches.count_sketch import CountSketch
 from sketch_eval.sketches.race import RaceSketch
 
-SKETCHES: dict[str, type[Sketch]] = {kind.name: kind for kind in (CountMinSketch, CountSketch, RaceSketch)}
-
-__all__ = ["SKETCHES", "CountMinSketch", "CountSketch", "RaceSketch", "Sketch"]
+__all__ = ["CountMinSketch", "CountSketch", "RaceSketch", "Sketch"]

@@ -1,11 +1,11 @@
-"""Make a plain `lm_eval` find the model `sketch_gpt2` and this package's tasks.
+"""Make a plain `lm_eval` find the models `sketch_hf` and `sketch_gpt2`, and this package's tasks.
 
 lm-eval 0.4.13 reads no entry points, and looks a model up by name before any code of ours could run. Its development
 branch reads them (EleutherAI/lm-evaluation-harness pull request #4013, group `lm_eval.models`), and this package
 declares one. Until a release does, this is the one place where the host is touched: the `.pth` file beside this module
 in site-packages imports it whenever Python starts, and it waits for two modules of lm-eval to be imported.
 
-- After `lm_eval.models`, the alias is registered as a lazy string, unless lm-eval knows it already. Not earlier: a
+- After `lm_eval.models`, each alias is registered as a lazy string, unless lm-eval knows it already. Not earlier: a
   registry that is imported ahead of `lm_eval.models` by us would leave `hf` unknown.
 - After `lm_eval.tasks.manager`, `TaskManager` also scans this package's task folder: after lm-eval's own tasks and
   before `include_path`, so that a user's task of the same name wins, and not at all with `include_defaults=False`.
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-ALIAS = "sketch_gpt2"
-TARGET = "sketch_eval.lm:SketchGPT2"
+TARGETS = {"sketch_hf": "sketch_eval.lm:SketchHF", "sketch_gpt2": "sketch_eval.lm:SketchGPT2"}
 
 
 def tasks_folder() -> str | None:
@@ -47,12 +46,13 @@ def tasks_folder() -> str | None:
     return str(tasks) if tasks.is_dir() else None
 
 
-def register_alias(models: ModuleType) -> None:
-    """Register the alias with lm-eval as a lazy string, unless it is known. `models` is `lm_eval.models`."""
+def register_aliases(models: ModuleType) -> None:
+    """Register each alias with lm-eval as a lazy string, unless it is known. `models` is `lm_eval.models`."""
     from lm_eval.api.registry import model_registry
 
-    if ALIAS not in model_registry:
-        model_registry.register(ALIAS, target=TARGET)
+    for alias, target in TARGETS.items():
+        if alias not in model_registry:
+            model_registry.register(alias, target=target)
 
 
 def add_tasks(manager: ModuleType) -> None:
@@ -83,7 +83,7 @@ def add_tasks(manager: ModuleType) -> None:
         self.include_path = theirs
 
     manager.TaskManager.__init__ = init
-    if any(ALIAS in argument for argument in sys.argv):
+    if any(alias in argument for argument in sys.argv for alias in TARGETS):
         shorten_task_errors()
 
 
@@ -150,4 +150,4 @@ def _call_after_exec(spec: ModuleSpec, callback: Callable[[ModuleType], None]) -
     loader.exec_module = exec_module
 
 
-sys.meta_path.insert(0, LmEvalFinder({"lm_eval.models": register_alias, "lm_eval.tasks.manager": add_tasks}))
+sys.meta_path.insert(0, LmEvalFinder({"lm_eval.models": register_aliases, "lm_eval.tasks.manager": add_tasks}))

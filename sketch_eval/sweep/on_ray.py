@@ -24,7 +24,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from sketch_eval import provenance
-from sketch_eval.errors import UsageError
+from sketch_eval.errors import UsageError, last_line
 from sketch_eval.evaluate.model import Answers
 from sketch_eval.evaluate.records import About
 from sketch_eval.evaluate.work import Finished, Job, Worker
@@ -244,7 +244,9 @@ class Workers:
         if not room:
             return LookupError("no worker is left, and no node of the Ray cluster has room for one")
         if len(self._failed_to_start) >= MOST_LOST * (room if self._met else 1):
-            return RuntimeError(f"workers end before they have loaded the model: {_line(self._failed_to_start[-1])}")
+            return RuntimeError(
+                f"workers end before they have loaded the model: {last_line(self._failed_to_start[-1])}"
+            )
         return None
 
     def _collect(self) -> Iterator[tuple[Job, Outcome | None]]:
@@ -292,10 +294,6 @@ def _join(address: str | None) -> None:
         ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = "start one on this machine with `ray start --head`, or leave --address out"
-        raise UsageError(f"address={address!r}: no Ray cluster could be joined ({_line(error)}); {where}") from error
-
-
-def _line(error: Exception) -> str:
-    """What an error says, on one line: of a long story, the end."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
+        raise UsageError(
+            f"address={address!r}: no Ray cluster could be joined ({last_line(error)}); {where}"
+        ) from error

@@ -17,10 +17,10 @@ from sketch_eval.evaluate.model import SweepLM
 from sketch_eval.evaluate.tasks import LoadedTask
 from sketch_eval.evaluate.work import Worker
 from sketch_eval.families import check, shape_of
-from sketch_eval.grid.cells import FULL, computation, kind, name
+from sketch_eval.grid.cells import FULL, cell_kind, cell_name, computation
 from sketch_eval.grid.grid import Grid, Model
 from sketch_eval.ledger import ledger
-from sketch_eval.lm import SketchGPT2
+from sketch_eval.lm import SketchHF
 from sketch_eval.sweep.run import seeded
 
 PROBED = 4
@@ -69,7 +69,8 @@ def plan(grid: Grid) -> list[Line]:
         fresh = [copy for copy in copies if copy not in seen]
         seen |= dict.fromkeys(fresh, number)
         bytes_ = None if model is None else ledger(cell, *model)
-        lines.append(Line(number, name(cell), cell.max_cache_size, first, len(fresh), kind(cell), cell, bytes_))
+        name, kind = cell_name(cell), cell_kind(cell)
+        lines.append(Line(number, name, cell.max_cache_size, first, len(fresh), kind, cell, bytes_))
     return lines
 
 
@@ -127,10 +128,11 @@ def _probe(worker: Worker, task: LoadedTask) -> float:
 
 def _model(model: Model) -> tuple[Any, torch.dtype, int] | None:
     """A model's config, dtype and positions, without its weights; None where they are not on this machine."""
-    pretrained = bundled.path() if model.pretrained == "bundled" else model.pretrained
     try:
-        config = AutoConfig.from_pretrained(pretrained, revision=model.revision, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            bundled.resolve(model.pretrained), revision=model.revision, local_files_only=True
+        )
     except (OSError, ValueError):
         return None
-    check(config, SketchGPT2.families, model.max_length)
+    check(config, SketchHF.families, model.max_length)
     return config, getattr(torch, model.dtype, torch.float32), model.max_length or shape_of(config).positions

@@ -127,7 +127,7 @@ def _location(argument: str, name: Any) -> str:
         raise UsageError(
             f"{argument}={type(name).__name__}: this task cuts texts to length, and needs a name or folder"
         )
-    return bundled.path() if name == "bundled" else name
+    return bundled.resolve(name)
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Novels to train on, out of a folder of plain text as Project Gutenberg has it."""
+"""Works of prose to train on, out of folders of plain text, with Project Gutenberg's licence around them or without."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from sketch_eval.errors import UsageError
 from sketch_eval.text.fitting import read_folder
 
 HELD_OUT = 0.05  # of each book's paragraphs, its last
@@ -19,19 +20,34 @@ def prose(text: str) -> list[str]:
     return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
 
 
-def documents(folder: str, split: Literal["train", "heldout"]) -> list[str]:
-    """One text a book: its beginning to train on, or its held-out end.
+def documents(folders: str, split: Literal["train", "heldout"], kept_out: str = "") -> list[str]:
+    """The works to train on, or what is held out of them, one text a work.
 
-    Raises UsageError for a folder without .txt files, or where one is not UTF-8.
+    Args:
+        folders: where the .txt files are; several with commas between them.
+        split: which part.
+        kept_out: names of the files that are held out whole, with commas between them; where it is empty, the last
+            twentieth of each work is held out instead.
+
+    Raises:
+        UsageError: a folder has no .txt files, one is not UTF-8, or one that is to be kept out is not there.
     """
+    works = {
+        name: prose(text.replace("\r\n", "\n")) for folder in folders.split(",") for name, text in read_folder(folder)
+    }
+    whole = [name for name in kept_out.split(",") if name]
+    if missing := [name for name in whole if name not in works]:
+        raise UsageError(f"kept_out={missing[0]!r}: no such file in {folders}; give names as {min(works)}")
     texts = []
-    for _, text in read_folder(folder):
-        paragraphs = prose(text.replace("\r\n", "\n"))
-        cut = len(paragraphs) - max(round(HELD_OUT * len(paragraphs)), 1)
-        texts.append("\n".join(paragraphs[:cut] if split == "train" else paragraphs[cut:]) + "\n")
-    return texts
+    for name, paragraphs in works.items():
+        cut = 0 if name in whole else len(paragraphs)
+        if not whole:
+            cut -= max(round(HELD_OUT * len(paragraphs)), 1)
+        texts.append(paragraphs[:cut] if split == "train" else paragraphs[cut:])
+    return ["\n".join(paragraphs) + "\n" for paragraphs in texts if paragraphs]
 
 
-def checksums(folder: str) -> dict[str, str]:
-    """SHA-256 of each book's file, by name: what a model card needs to say."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(folder).glob("*.txt"))}
+def checksums(folders: str) -> dict[str, str]:
+    """SHA-256 of each work's file, by name: what a model card needs to say."""
+    paths = [path for folder in folders.split(",") for path in sorted(Path(folder).glob("*.txt"))]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

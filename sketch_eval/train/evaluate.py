@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import PreTrainedModel
 
 from sketch_eval.train.mixture import ANSWER, Mixture, Piece, code_words, key_values, pass_keys, repeats
 from sketch_eval.train.settings import Settings
@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[Callable[[Random, int], list[Piece]], float]] = {
 
 @torch.no_grad()
 def evaluate(
-    model: GPT2LMHeadModel, heldout: Mixture, length: int, settings: Settings, rows: int = 16
+    model: PreTrainedModel, heldout: Mixture, length: int, settings: Settings, rows: int = 16
 ) -> dict[str, float]:
     """Held-out loss (nats a token, windows of ``length``), and per drill the share of answer tokens ranked first.
 

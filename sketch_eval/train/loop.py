@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sketch_eval.allocator import keep_memory, trim_memory
 from sketch_eval.errors import UsageError
@@ -25,27 +25,34 @@ from sketch_eval.train.settings import Settings, at_step
 from sketch_eval.train.tokenizer import train_tokenizer
 
 
-def build_optimizer(model: GPT2LMHeadModel, settings: Settings) -> torch.optim.AdamW:
-    """AdamW; only matrices other than the embeddings decay."""
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "wte" not in name and "wpe" not in name]
-    kept = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in kept]
-    groups = [{"params": matrices, "weight_decay": settings.decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.95), fused=True)
+def build_optimizers(model: PreTrainedModel, settings: Settings) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, and AdamW for the embeddings, the norms and the biases, which do not decay.
+
+    Muon's steps are scaled to the size of AdamW's, so that one rate does for both (K. Jordan and others, 2024; J. Liu
+    and others, "Muon is scalable for LLM training", 2025).
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    matrices = [weight for weight in model.parameters() if weight.dim() == 2 and id(weight) not in embeddings]
+    taken = {id(weight) for weight in matrices}
+    others = [weight for weight in model.parameters() if id(weight) not in taken]
+    return [
+        torch.optim.Muon(matrices, lr=settings.rate, weight_decay=settings.decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=settings.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
 
 
-def weighted_loss(model: GPT2LMHeadModel, ids: Tensor, weights: Tensor, positions: Tensor) -> Tensor:
+def weighted_loss(model: PreTrainedModel, ids: Tensor, weights: Tensor, positions: Tensor) -> Tensor:
     """Sum of weight × cross-entropy (nats) of each token given those before it; weightless tokens are skipped.
 
     ids, weights and positions are [rows, length].
     """
-    hidden = model.transformer(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[:, :-1]
+    hidden = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[:, :-1]
     counted = weights[:, 1:] > 0
-    logits = model.lm_head(hidden[counted])
+    logits = model.get_output_embeddings()(hidden[counted])
     return (F.cross_entropy(logits.float(), ids[:, 1:][counted], reduction="none") * weights[:, 1:][counted]).sum()
 
 
-def train(settings: Settings, folder: Path) -> GPT2LMHeadModel:
+def train(settings: Settings, folder: Path) -> PreTrainedModel:
     """Train, or go on from ``folder/checkpoint.pt``, until the last step or the time limit; returns the float32 model.
 
     Writes into folder: tokenizer files, checkpoint.pt, log.jsonl (one object an evaluation) and, at the end, the model
@@ -60,12 +67,12 @@ def train(settings: Settings, folder: Path) -> GPT2LMHeadModel:
         tokenizer = (
             PreTrainedTokenizerFast.from_pretrained(settings.start)
             if settings.start
-            else train_tokenizer(settings.vocabulary, settings.positions)
+            else train_tokenizer(settings.vocabulary, settings.positions, _works(settings, "train"))
         )
         tokenizer.save_pretrained(folder)
     mixture, heldout = (_mixture(tokenizer, settings, split) for split in ("train", "heldout"))
     model = load(settings.start).to(settings.device) if settings.start else build_model(settings, tokenizer)
-    optimizer = build_optimizer(model, settings)
+    optimizers = build_optimizers(model, settings)
     first, seconds_before = 0, 0.0
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", map_location=settings.device, weights_only=True)
@@ -75,7 +82,8 @@ def train(settings: Settings, folder: Path) -> GPT2LMHeadModel:
             raise UsageError(
                 f"out={str(folder)!r}: its checkpoint is of a model of another size; use a new folder"
             ) from error
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, held in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(held)
         first, seconds_before = state["step"], state["seconds"]
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(mixture.stream):,} tokens of the library, "
@@ -88,7 +96,7 @@ def train(settings: Settings, folder: Path) -> GPT2LMHeadModel:
 
     start, running = time.monotonic(), 0.0
     for step in range(first, settings.steps):
-        loss = train_step(model, optimizer, mixture, settings, step)
+        loss = train_step(model, optimizers, mixture, settings, step)
         running = loss if running == 0 else 0.95 * running + 0.05 * loss
         done, seconds = step + 1, time.monotonic() - start
         last = done == settings.steps or seconds > settings.limit
@@ -103,7 +111,7 @@ def train(settings: Settings, folder: Path) -> GPT2LMHeadModel:
             with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(report) + "\n")
         if done % settings.save_every == 0 or last:
-            save(model, optimizer, folder, done, seconds_before + seconds)
+            save(model, optimizers, folder, done, seconds_before + seconds)
             trim_memory()
         if last:
             break
@@ -114,20 +122,27 @@ def train(settings: Settings, folder: Path) -> GPT2LMHeadModel:
 def _mixture(tokenizer: PreTrainedTokenizerFast, settings: Settings, split: stdlib.Split) -> Mixture:
     """One split of the text that the settings name."""
     texts = [text for _, text in stdlib.documents(split)]
-    novels = books.documents(settings.books, split) if settings.books else []
+    novels = _works(settings, split)
     # A seed of its own: the drills that the held-out loss is taken on are not those trained on.
     return Mixture(tokenizer, texts, settings.seed + (split == "heldout"), novels, settings.book_share)
 
 
-def load(folder: str) -> GPT2LMHeadModel:
-    """A GPT-2 to train further, in float32 and without dropout."""
-    return GPT2LMHeadModel.from_pretrained(
-        folder, dtype=torch.float32, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
-    ).train()
+def _works(settings: Settings, split: stdlib.Split) -> list[str]:
+    """One split of the works that the settings name; none where they name no folder."""
+    return books.documents(settings.books, split, settings.kept_out) if settings.books else []
+
+
+def load(folder: str) -> PreTrainedModel:
+    """A model to train further, in float32 and without dropout."""
+    config = AutoConfig.from_pretrained(folder)
+    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).train()
 
 
 def train_step(
-    model: GPT2LMHeadModel, optimizer: torch.optim.AdamW, mixture: Mixture, settings: Settings, step: int
+    model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], mixture: Mixture, settings: Settings, step: int
 ) -> float:
     """One optimiser step on batch number ``step``; returns the weighted mean loss in nats a token."""
     length = settings.length(step)
@@ -142,27 +157,29 @@ def train_step(
         part.backward()
         loss += part.item()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate(step)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate(step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return loss
 
 
 def save(
-    model: GPT2LMHeadModel,
-    optimizer: torch.optim.AdamW,
+    model: PreTrainedModel,
+    optimizers: list[torch.optim.Optimizer],
     folder: Path,
     step: int,
     seconds: float,
 ) -> None:
     """The checkpoint, whole or not at all."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+    held = [optimizer.state_dict() for optimizer in optimizers]
+    state = {"model": model.state_dict(), "optimizers": held, "step": step, "seconds": seconds}
     torch.save(state, folder / "checkpoint.tmp")
     os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
 
 
-def export(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """The model and its tokenizer as transformers loads them: float16 on disk, float32 when loaded."""
     half = copy.deepcopy(model).half()
     half.save_pretrained(folder)

@@ -23,26 +23,30 @@ def at_step(schedule: tuple[tuple[int, Value], ...], step: int) -> Value:
 class Settings:
     """What one run is. Every schedule counts steps, so a run that was paused or resumed is the same run."""
 
-    steps: int = 4000
-    cooldown: int = 800
+    steps: int = 12000
+    cooldown: int = 3000
     """The learning rate falls along a cosine over this many last steps."""
     warmup: int = 100
-    lengths: tuple[tuple[int, int], ...] = ((0, 128), (400, 256), (900, 512), (1500, 1024))
+    lengths: tuple[tuple[int, int], ...] = ((0, 128), (300, 256), (800, 512), (1500, 1024))
     """(first step, row length in tokens): short rows, dense in drills, teach looking back; long ones stretch it."""
-    drills: tuple[tuple[int, float], ...] = ((0, 0.65), (900, 0.5))
+    drills: tuple[tuple[int, float], ...] = ((0, 0.5), (900, 0.3), (3000, 0.2))
     """(first step, share of rows that are drills)."""
-    tokens: int = 4096
+    tokens: int = 8192
     """Tokens a step."""
-    micro: int = 4096
+    micro: int = 8192
     """Tokens a forward pass: a step is tokens / micro passes."""
-    rate: float = 1e-3
+    rate: float = 2e-3
     decay: float = 0.1
     seed: int = 0
-    vocabulary: int = 4096
+    shape: str = "gpt2"
+    """The kind of model: "gpt2", with learned positions, or "llama", with rotary ones and grouped queries."""
+    vocabulary: int = 8192
     positions: int = 1024
-    layers: int = 4
+    layers: int = 6
     width: int = 256
     heads: int = 4
+    kv_heads: int = 0
+    """Key/value heads of a "llama"; as many as there are heads where it is 0."""
     device: str = "cpu"
     """"cpu", "cuda" or "cuda:0" and so on."""
     threads: int = 2
@@ -50,8 +54,11 @@ class Settings:
     """Steps between two evaluations."""
     save_every: int = 50
     books: str = ""
-    """A folder of .txt novels to train on as well; none where it is empty."""
-    book_share: float = 0.6
+    """Folders of .txt works to train on as well, with commas between them; none where it is empty."""
+    kept_out: str = ""
+    """Names of files in these folders that are kept out of training, with commas between them: the held-out loss is
+    taken on them. Where it is empty, the last twentieth of each work is."""
+    book_share: float = 0.8
     """Share of the text windows that come from the books, where there are any."""
     start: str = ""
     """A folder that holds a model and its tokenizer to train further; a new model where it is empty."""
@@ -66,6 +73,10 @@ class Settings:
         for name in ("steps", "tokens", "micro", "layers", "every", "save_every", "threads"):
             if getattr(self, name) < (2 if name == "layers" else 1):
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected {2 if name == 'layers' else 1} or more")
+        if self.shape not in ("gpt2", "llama"):
+            raise UsageError(f"shape={self.shape!r}: expected gpt2 or llama")
+        if self.kv_heads and (self.shape != "llama" or self.heads % self.kv_heads):
+            raise UsageError(f"kv_heads={self.kv_heads!r}: expected a divisor of heads={self.heads}, and shape=llama")
         if not 0 <= self.book_share <= 1:
             raise UsageError(f"book_share={self.book_share!r}: expected a share of 0 to 1")
         if self.start and not (Path(self.start) / "config.json").is_file():

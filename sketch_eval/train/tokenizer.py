@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -13,8 +14,10 @@ from sketch_eval.text.words import ANSWERS, DEEDS, KEYS, sentence
 END = "<|endoftext|>"
 
 
-def train_tokenizer(vocab_size: int, positions: int = 1024) -> PreTrainedTokenizerFast:
+def train_tokenizer(vocab_size: int, positions: int = 1024, works: Iterable[str] = ()) -> PreTrainedTokenizerFast:
     """A tokenizer of ``vocab_size`` tokens whose one special token ``<|endoftext|>`` (id 0) begins, ends and pads.
+
+    It is trained on the library's sources, the drills' words and the given works.
 
     Digits are tokens of their own, so that a number is spelt and not guessed. Every word of the generated text is one
     token, alone or after a space, where the vocabulary has room for the text's commonest few hundred words.
@@ -33,7 +36,7 @@ def train_tokenizer(vocab_size: int, positions: int = 1024) -> PreTrainedTokeniz
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    bpe.train_from_iterator([text for _, text in stdlib.documents("train")] + drills, trainer)
+    bpe.train_from_iterator([text for _, text in stdlib.documents("train")] + drills + [*works], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token=END,
