@@ -9,7 +9,15 @@ import hypothesis
 import pytest
 import torch
 from hub import words, write_model
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from sketch_eval.attention import enable
 from sketch_eval.evaluate.work import Job
@@ -53,6 +61,23 @@ def tiny_llama(seed: int, layers: int = 2, heads: int = 8, kv_heads: int = 2, vo
     model = LlamaForCausalLM(config).eval()
     enable(model)
     return model
+
+
+def tiny_model(family: str, layers: int = 2, vocabulary: int = 61, positions: int = 256) -> PreTrainedModel:
+    """A random model of a family, its queries in groups where the family has them, as `from_pretrained` gives it."""
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": positions, "head_dim": 8,
+        # GPT-2's own names:
+        "n_embd": 32, "n_layer": layers, "n_head": 4, "n_positions": positions,
+    }  # fmt: skip
+    known = AutoConfig.for_model(family).to_dict()
+    sizes = {name: size for name, size in sizes.items() if name in known}
+    config = AutoConfig.for_model(
+        family, vocab_size=vocabulary, initializer_range=0.25, bos_token_id=0, eos_token_id=0, pad_token_id=0, **sizes
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 @pytest.fixture(scope="session")

@@ -14,14 +14,19 @@ REVISION = "0" * 39 + "1"
 END = "<|endoftext|>"
 
 
-def write_model(folder: Path, texts: list[str]) -> None:
-    """A random GPT-2 of 1024 positions, with a byte-level tokenizer of its own."""
-    folder.mkdir(parents=True)
+def write_tokenizer(folder: Path, texts: list[str]) -> None:
+    """A byte-level tokenizer of up to 320 tokens, the first of which begins and ends texts."""
+    folder.mkdir(parents=True, exist_ok=True)
     words = ByteLevelBPETokenizer()
     words.train_from_iterator(texts, vocab_size=320, special_tokens=[END])
     words.save_model(str(folder))
+    GPT2TokenizerFast.from_pretrained(folder).save_pretrained(folder)
+
+
+def write_model(folder: Path, texts: list[str]) -> None:
+    """A random GPT-2 of 1024 positions, with a tokenizer of its own."""
+    write_tokenizer(folder, texts)
     tokenizer = GPT2TokenizerFast.from_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     end = tokenizer.convert_tokens_to_ids(END)
     set_seed(0)
     sizes = {"vocab_size": len(tokenizer), "n_layer": 2, "n_embd": 32, "n_head": 2}

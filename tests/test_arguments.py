@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, GPTNeoXConfig
 
 from sketch_eval import UsageError
 from sketch_eval.config import CacheConfig
-from sketch_eval.lm import SketchGPT2
+from sketch_eval.lm import SketchGPT2, SketchHF
 
 DEFAULTS = {name: field.default for name, field in CacheConfig.model_fields.items()}
 
@@ -51,7 +51,7 @@ def test_every_default_can_be_given_in_each_way_that_lm_eval_takes_arguments(nam
         ({"tp_plan": "auto"}, "tp_plan='auto': a layer's heads stay on one device"),
         ({"recent": float("inf")}, "recent=inf: should be a finite number"),
         ({"dtype": "foo"}, "dtype='foo' is no dtype of torch"),
-        ({"backend": "seq2seq"}, "backend='seq2seq': GPT-2 is a causal language model"),
+        ({"backend": "seq2seq"}, "backend='seq2seq': bounded caches are for causal language models"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_would_do_before_a_model_is_looked_for(
@@ -65,10 +65,10 @@ def test_bad_input_is_one_line_that_says_what_would_do_before_a_model_is_looked_
 
 def test_another_architecture_is_refused_before_its_weights_are_looked_for(tmp_path: Path) -> None:
     GPTNeoXConfig().save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="is a gpt_neox model; give a GPT-2 one"):
+    with pytest.raises(UsageError, match="is a gpt_neox model, which sketch_hf takes; give a GPT-2 one"):
         SketchGPT2(pretrained=str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="is no GPT-2: Unrecognized model"):
+    with pytest.raises(UsageError, match="is no model that sketch_gpt2 takes: Unrecognized model"):
         SketchGPT2(pretrained=str(tmp_path))
 
 
@@ -131,7 +131,7 @@ def test_a_device_that_somebody_asked_for_is_never_replaced(checkpoint: str) -> 
 def test_what_a_loaded_model_would_be_left_without_is_refused(
     checkpoint: str, arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sketch_eval.lm.check_arguments", lambda *_: None)  # It looks for the adapter first.
+    monkeypatch.setattr("sketch_eval.loading.check_arguments", lambda *_: None)  # It looks for the adapter first.
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32")
     with pytest.raises(UsageError) as error:
         SketchGPT2(pretrained=model, **arguments)
@@ -143,8 +143,10 @@ def test_a_loaded_model_is_held_to_its_positions_and_what_is_no_model_is_refused
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     with pytest.raises(UsageError, match="max_length=4096: the model has 1024 positions"):
         SketchGPT2(pretrained=model, max_length=4096)
-    with pytest.raises(UsageError, match="pretrained=None is no model"):
-        SketchGPT2(pretrained=None)
+    with pytest.raises(UsageError, match="pretrained=7 is no model"):
+        SketchGPT2(pretrained=7)
+    with pytest.raises(UsageError, match="pretrained is missing"):
+        SketchHF()
 
 
 def test_a_folder_without_a_tokenizer_is_refused(checkpoint: str, tmp_path: Path) -> None:

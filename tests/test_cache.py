@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_gpt2
-from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig
+from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from sketch_eval import UsageError
 from sketch_eval.attention import enable
@@ -264,10 +264,8 @@ def test_positional_arguments_are_heard_too(model: GPT2LMHeadModel) -> None:
 
 
 def test_another_model_and_a_cell_without_a_bound_are_refused(model: GPT2LMHeadModel) -> None:
-    other = GPTNeoXForCausalLM(
-        GPTNeoXConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    )
-    with pytest.raises(UsageError, match="gpt_neox model; give a GPT-2 one"):
+    other = BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=2))
+    with pytest.raises(UsageError, match="is a bloom model; give one of GPT-2, Llama"):
         enable(other)
     with pytest.raises(UsageError, match="max_cache_size=None"):
         SketchCache(model.config, CacheConfig(max_cache_size=None))

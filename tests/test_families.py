@@ -1,0 +1,155 @@
+"""Every family of models: exact on a random model of it, and a line of refusal where it cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_model
+from hub import write_tokenizer
+from lm_eval.api.instance import Instance
+from test_executions import assert_follows_oracle, small_cell
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from sketch_eval import UsageError
+from sketch_eval.attention import enable
+from sketch_eval.cache import SketchCache
+from sketch_eval.config import CacheConfig
+from sketch_eval.families import FAMILIES, shape_of
+from sketch_eval.lm import SketchGPT2, SketchHF
+
+TEXTS = ["one two three", "three one two two one three one two", "two"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a random model of a family, with a tokenizer."""
+    path = tmp_path_factory.mktemp(request.param)
+    write_tokenizer(path, TEXTS)
+    tiny_model(request.param, vocabulary=len(AutoTokenizer.from_pretrained(path))).save_pretrained(path)
+    return str(path)
+
+
+def likelihoods(lm: SketchHF) -> list[float]:
+    requests = [
+        Instance("loglikelihood", {}, (text, " " + " ".join(TEXTS)), number) for number, text in enumerate(TEXTS)
+    ]
+    return [likelihood for likelihood, _ in lm.loglikelihood(requests)]
+
+
+def test_a_cap_that_holds_the_text_is_the_untouched_model_and_a_smaller_one_is_not(folder: str) -> None:
+    full, wide, narrow = (
+        likelihoods(SketchHF(pretrained=folder, max_cache_size=cap, batch_size=2, **small))
+        for cap, small in ((None, {}), (200, {}), (8, {"sinks": 1}))
+    )
+    assert wide == pytest.approx(full, abs=1e-4)
+    assert max(abs(one - other) for one, other in zip(narrow, full, strict=True)) > 0.01
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def random(request: pytest.FixtureRequest) -> PreTrainedModel:
+    model = tiny_model(request.param)
+    enable(model)
+    return model
+
+
+@pytest.mark.parametrize("cell", [{"scope": "head", "topk": 8}, {"strategy": "aggregate"}], ids=str)
+def test_decode_and_scan_decide_as_the_oracle(random: PreTrainedModel, cell: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(1, random.config.vocab_size, (2, 26), generator=generator)
+    mask = torch.ones_like(tokens)
+    mask[1, :5] = 0
+    compared, there = assert_follows_oracle(random, small_cell(**cell), tokens, mask)
+    assert compared >= 0.8 * there
+
+
+def test_a_text_has_the_same_logits_alone_and_in_a_batch_after_another(random: PreTrainedModel) -> None:
+    cell = small_cell(scope="head")
+    tokens = torch.randint(1, 61, (3, 40), generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        alone = random(tokens[1:2], past_key_values=SketchCache(random.config, cell)).logits
+        batch = random(tokens, past_key_values=SketchCache(random.config, cell)).logits
+        again = random(tokens[1:2], past_key_values=SketchCache(random.config, cell)).logits
+    assert torch.equal(alone, again)
+    assert (batch[1] - alone[0]).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_an_answer_of_a_thousand_tokens_holds_one_pair_more_than_the_cap(request: pytest.FixtureRequest) -> None:
+    for family in FAMILIES:
+        model = tiny_model(family, positions=1024)
+        enable(model)
+        cache = SketchCache(model.config, CacheConfig(max_cache_size=16, recent=0.5))
+        prompt = torch.randint(1, 61, (1, 10), generator=torch.Generator().manual_seed(5))
+        answer = model.generate(prompt, past_key_values=cache, min_new_tokens=1000, max_new_tokens=1000, pad_token_id=0)
+        assert answer.shape[1] == 1010
+        for layer in cache.layers:
+            assert layer.keys.shape[2] == 17, family
+            assert (layer.state.positions >= 0).sum() == 16, family
+
+
+ROTARY = {"rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "message"),
+    [
+        (
+            "mistral",
+            {"sliding_window": 64},
+            "max_length=None: the model has 256 positions, but layers that attend to the",
+        ),
+        (
+            "gemma3_text",
+            {"sliding_window": 32},
+            "attend to the last 32 tokens only, which a cell would not do; give 1 to",
+        ),
+        ("llama", {"rope_parameters": ROTARY | {"rope_type": "dynamic", "factor": 2.0}}, "of the kind 'dynamic'"),
+        ("gemma2", {}, "is a gemma2 model, which caps its attention's logits"),
+        ("bloom", {}, "is a bloom model; give one of GPT-2, Llama, Mistral"),
+        ("t5", {}, "is a t5 model, whose encoder and decoder share no cache that could be bounded; give one of"),
+        ("mamba", {}, "is a mamba model, which has no attention; give one of"),
+        ("deepseek_v3", {}, "which caches latents rather than keys and values (multi-head latent attention); give"),
+        ("qwen3_next", {}, "is a qwen3_next model, which has layers of linear_attention, which keep no pair for each"),
+    ],
+)
+def test_what_cannot_be_exact_is_refused_in_one_line_before_there_are_weights(
+    family: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """The folder holds a config and nothing else."""
+    config = AutoConfig.for_model(family, **settings)
+    if family in FAMILIES:
+        config.max_position_embeddings = 256
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UsageError) as error:
+        SketchHF(pretrained=str(tmp_path))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_texts_within_the_window_of_sliding_layers_are_exact_and_longer_ones_refused(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, TEXTS)
+    vocabulary = len(AutoTokenizer.from_pretrained(tmp_path))
+    model = tiny_model("mistral", vocabulary=vocabulary)
+    model.config.sliding_window = 64
+    model.save_pretrained(tmp_path)
+    full, wide = (
+        likelihoods(SketchHF(pretrained=str(tmp_path), max_length=64, max_cache_size=cap)) for cap in (None, 64)
+    )
+    assert wide == pytest.approx(full, abs=1e-4)
+    assert shape_of(model.config).window == 64
+    enable(model)
+    with pytest.raises(UsageError, match="a text of more than 64 tokens"):
+        model(torch.ones(1, 65, dtype=torch.long), past_key_values=SketchCache(model.config, CacheConfig()))
+
+
+def test_gpt2_alone_goes_by_its_own_name(tmp_path: Path) -> None:
+    AutoConfig.for_model("qwen2").save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="is a qwen2 model, which sketch_hf takes; give a GPT-2 one"):
+        SketchGPT2(pretrained=str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "of-tomorrow"}))
+    with pytest.raises(UsageError, match="is no model that sketch_hf takes: "):
+        SketchHF(pretrained=str(tmp_path))
