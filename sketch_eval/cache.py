@@ -13,7 +13,22 @@ from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance
 from sketch_eval.families import shape_of
+from sketch_eval.policies import FATES
+from sketch_eval.rotary import speeds
 from sketch_eval.state import Call, LayerState, Trace, by_unit
+
+
+def check_cell(config: PretrainedConfig, cell: CacheConfig) -> None:
+    """Refuse a cell that a model cannot be held to.
+
+    Raises:
+        UsageError: the cell turns rotary keys, and the model has none.
+    """
+    if FATES[cell.strategy].turns and speeds(config, 0) is None:
+        raise UsageError(
+            f"strategy={cell.strategy!r} turns rotary keys, and pretrained={config.name_or_path!r} has no rotary "
+            "positions; give strategy=aggregate"
+        )
 
 
 class SketchLayer(CacheLayerMixin):
@@ -22,19 +37,20 @@ class SketchLayer(CacheLayerMixin):
     Args:
         cell: the cell.
         index: which layer it is.
+        speeds: how rotary positions turn its keys, as `rotary.speeds` gives them.
         execution: see `sketch_eval.execution.advance`.
     """
 
-    def __init__(self, cell: CacheConfig, index: int, execution: Execution) -> None:
+    def __init__(self, cell: CacheConfig, index: int, speeds: torch.Tensor | None, execution: Execution) -> None:
         super().__init__()
-        self.cell, self.index, self.execution = cell, index, execution
+        self.cell, self.index, self.speeds, self.execution = cell, index, speeds, execution
         self.state: LayerState | None = None
         self.keys: torch.Tensor | None = None
         self.values: torch.Tensor | None = None
         self.tokens_seen = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.state = LayerState(self.cell, self.index, key_states)
+        self.state = LayerState(self.cell, self.index, key_states, speeds=self.speeds)
         self.keys, self.values = self.state.keys, self.state.values
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True
@@ -105,7 +121,7 @@ class SketchCache(Cache):
         execution: see `sketch_eval.execution.advance`.
 
     Raises:
-        UsageError: the cell has no bound: a full cache is transformers' `DynamicCache`.
+        UsageError: the cell has no bound: a full cache is transformers' `DynamicCache`; or as `check_cell`.
     """
 
     def __init__(
@@ -114,8 +130,9 @@ class SketchCache(Cache):
         if cell.max_cache_size is None:
             raise UsageError("max_cache_size=None: a sketch cache needs a bound; use transformers' DynamicCache")
         shape = shape_of(config)
+        check_cell(config, cell)
         count, self._window = shape.layers, shape.window
-        super().__init__(layers=[SketchLayer(cell, index, execution) for index in range(count)])
+        super().__init__(layers=[SketchLayer(cell, index, speeds(config, index), execution) for index in range(count)])
         self.traced = traced
         self._traces: list[list[Trace]] = [[] for _ in range(count)]
         self._tokens = self._valid = torch.empty(0)

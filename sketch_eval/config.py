@@ -31,7 +31,8 @@ class CacheConfig(BaseModel):
         max_cache_size: pairs a layer holds after each token (`C`); None is the model's own full cache.
         width: columns of the sketch.
         depth: rows of the sketch, each with its own hash.
-        strategy: what becomes of a victim: `topk` drops it, `aggregate` folds it into its nearest neighbour.
+        strategy: what becomes of a victim: `topk` drops it, `aggregate` folds it into its nearest neighbour, and two
+            others do so in ways of their own (`policies.FATES`).
         topk: pairs a query sees, with strategy `topk`; None, or anything from `max_cache_size` up, is all.
         importance: what ranks the pairs (DESIGN §4).
         scope: what shares its victims: all heads of a `layer`, or each key/value `head` for itself.

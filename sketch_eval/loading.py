@@ -9,6 +9,7 @@ from lm_eval.models.huggingface import HFLM
 
 from sketch_eval import attention, bundled
 from sketch_eval.arguments import check_arguments, check_loaded, check_tokenizer, find_device, unwrap
+from sketch_eval.cache import check_cell
 from sketch_eval.config import CacheConfig, nearest
 from sketch_eval.errors import UsageError, sentence
 from sketch_eval.families import FAMILIES, check
@@ -61,6 +62,7 @@ class LoadedLM(HFLM):
         if not isinstance(pretrained, str):
             model = unwrap(pretrained)
             check(model.config, self.families, self._length_asked)
+            check_cell(model.config, self.cell)
             check_loaded(model, arguments)
         try:
             super().__init__(pretrained=bundled.resolve(pretrained), backend="causal", device=device, **arguments)
@@ -92,6 +94,7 @@ class LoadedLM(HFLM):
                 "the folder of one, or use pretrained=bundled, which is in this package"
             ) from error
         check(self._config, self.families, self._length_asked)
+        check_cell(self._config, self.cell)
 
     def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **arguments: Any) -> None:
         """HFLM's, held to the model; an adapter by name may bring tokens, for which HFLM enlarges the embedding."""

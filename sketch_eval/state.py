@@ -24,6 +24,7 @@ class LayerState:
         layer: index of the layer.
         keys: any keys of the layer, `[batch, kv_heads, *, head_dim]`, for shape, dtype and device.
         slots: pairs that there is room for; by default C+1.
+        speeds: how rotary positions turn the keys, as `rotary.speeds` gives them.
 
     Attributes:
         units: rows of a sequence: 1, or the number of key/value heads.
@@ -38,10 +39,17 @@ class LayerState:
         fate: the fate of its victims.
     """
 
-    def __init__(self, cell: CacheConfig, layer: int, keys: torch.Tensor, slots: int | None = None) -> None:
+    def __init__(
+        self,
+        cell: CacheConfig,
+        layer: int,
+        keys: torch.Tensor,
+        slots: int | None = None,
+        speeds: torch.Tensor | None = None,
+    ) -> None:
         assert cell.max_cache_size is not None
         batch, kv_heads, _, head_dim = keys.shape
-        self.cell, self.layer = cell, layer
+        self.cell, self.layer, self.speeds = cell, layer, speeds
         self.units = kv_heads if cell.scope == "head" else 1
         slots, rows, heads = slots or cell.max_cache_size + 1, batch * self.units, kv_heads // self.units
         self.keys = keys.new_zeros(rows, heads, head_dim, slots).transpose(2, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -63,7 +64,9 @@ def tiny_llama(seed: int, layers: int = 2, heads: int = 8, kv_heads: int = 2, vo
     return model
 
 
-def tiny_model(family: str, layers: int = 2, vocabulary: int = 61, positions: int = 256) -> PreTrainedModel:
+def tiny_model(
+    family: str, layers: int = 2, vocabulary: int = 61, positions: int = 256, **more: Any
+) -> PreTrainedModel:
     """A random model of a family, its queries in groups where the family has them, as `from_pretrained` gives it."""
     torch.manual_seed(0)
     sizes = {
@@ -75,7 +78,13 @@ def tiny_model(family: str, layers: int = 2, vocabulary: int = 61, positions: in
     known = AutoConfig.for_model(family).to_dict()
     sizes = {name: size for name, size in sizes.items() if name in known}
     config = AutoConfig.for_model(
-        family, vocab_size=vocabulary, initializer_range=0.25, bos_token_id=0, eos_token_id=0, pad_token_id=0, **sizes
+        family,
+        vocab_size=vocabulary,
+        initializer_range=0.25,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        **sizes | more,
     )
     return AutoModelForCausalLM.from_config(config).eval()
 

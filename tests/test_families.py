@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,7 +19,11 @@ from sketch_eval.attention import enable
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CacheConfig
 from sketch_eval.families import FAMILIES, shape_of
+from sketch_eval.grid.grid import Grid
 from sketch_eval.lm import SketchGPT2, SketchHF
+from sketch_eval.rotary import speeds, turn
+from sketch_eval.state import LayerState
+from sketch_eval.sweep.plan import plan
 
 TEXTS = ["one two three", "three one two two one three one two", "two"]
 
@@ -56,10 +60,13 @@ def random(request: pytest.FixtureRequest) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("cell", [{"scope": "head", "topk": 8}, {"strategy": "aggregate"}], ids=str)
+@pytest.mark.parametrize("cell", [{"scope": "head", "topk": 8}, {}, {"scope": "head"}], ids=str)
 def test_decode_and_scan_decide_as_the_oracle(random: PreTrainedModel, cell: dict[str, Any]) -> None:
-    generator = torch.Generator().manual_seed(3)
-    tokens = torch.randint(1, random.config.vocab_size, (2, 26), generator=generator)
+    if "topk" not in cell:
+        cell = cell | {"strategy": "aggregate" if speeds(random.config, 0) is None else "aggregate_turned"}
+    # Half of the tokens come again: where rotary keys are turned, their first keys are equal but for rounding.
+    half = torch.randperm(60, generator=torch.Generator().manual_seed(3))[:13] + 1
+    tokens = torch.stack([torch.cat([half, half]), torch.cat([half, half.flip(0)])])
     mask = torch.ones_like(tokens)
     mask[1, :5] = 0
     compared, there = assert_follows_oracle(random, small_cell(**cell), tokens, mask)
@@ -78,7 +85,7 @@ def test_a_text_has_the_same_logits_alone_and_in_a_batch_after_another(random: P
 
 
 @pytest.mark.slow
-def test_an_answer_of_a_thousand_tokens_holds_one_pair_more_than_the_cap(request: pytest.FixtureRequest) -> None:
+def test_an_answer_of_a_thousand_tokens_holds_one_pair_more_than_the_cap() -> None:
     for family in FAMILIES:
         model = tiny_model(family, positions=1024)
         enable(model)
@@ -89,6 +96,29 @@ def test_an_answer_of_a_thousand_tokens_holds_one_pair_more_than_the_cap(request
         for layer in cache.layers:
             assert layer.keys.shape[2] == 17, family
             assert (layer.state.positions >= 0).sum() == 16, family
+
+
+SCALED: dict[str, dict[str, Any]] = {
+    family: {} for family in FAMILIES if speeds(AutoConfig.for_model(family), 0) is not None
+} | {
+    "llama": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    | {"original_max_position_embeddings": 64, "rope_theta": 1e4},
+    "qwen2": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4},
+}
+
+
+@pytest.mark.parametrize("family", SCALED)
+def test_a_key_turned_to_another_position_is_the_key_that_the_model_makes_there(family: str) -> None:
+    scaled: dict[str, Any] = {"rope_parameters": SCALED[family]} if SCALED[family] else {}
+    model = tiny_model(family, layers=4, **scaled)
+    enable(model)
+    cache = SketchCache(model.config, CacheConfig(max_cache_size=60))
+    with torch.no_grad():
+        model(torch.full((1, 60), 7), past_key_values=cache)  # One token everywhere: only positions differ.
+    for layer, store in enumerate(cache.layers):
+        keys = cast(LayerState, store.state).keys[:, :, :60]
+        turned = turn(keys, torch.arange(59, -1, -1), cast(torch.Tensor, speeds(model.config, layer)))
+        assert (turned - keys[:, :, -1:]).abs().max() < 1e-3 * keys.abs().max(), layer
 
 
 ROTARY = {"rope_theta": 1e4}
@@ -153,3 +183,20 @@ def test_gpt2_alone_goes_by_its_own_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "of-tomorrow"}))
     with pytest.raises(UsageError, match="is no model that sketch_hf takes: "):
         SketchHF(pretrained=str(tmp_path))
+
+
+def test_a_fate_that_turns_keys_is_refused_for_a_model_without_rotary_positions(tmp_path: Path) -> None:
+    AutoConfig.for_model("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(
+        UsageError, match="strategy='aggregate_turned' turns rotary keys, and pretrained=.* has no rotary"
+    ):
+        SketchHF(pretrained=str(tmp_path), strategy="aggregate_turned")
+    grid = Grid.model_validate(
+        {
+            "model": {"pretrained": str(tmp_path)},
+            "tasks": ["kv_256"],
+            "cells": [{"max_cache_size": 64, "strategy": ["aggregate", "aggregate_turned"]}],
+        }
+    )
+    with pytest.raises(UsageError, match="turns rotary keys"):
+        plan(grid)

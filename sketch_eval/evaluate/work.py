@@ -17,6 +17,7 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.loggers.utils import add_env_info, add_tokenizer_info
 
 from sketch_eval import provenance
+from sketch_eval.cache import check_cell
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError, first_line
 from sketch_eval.evaluate.model import Answers, SweepLM
@@ -97,7 +98,8 @@ class Worker:
         grid: the sweep.
 
     Raises:
-        UsageError: torch does not find the grid's device; or as `load_tasks` and `SketchHF`.
+        UsageError: torch does not find the grid's device, or the model cannot be held to one of its cells; or as
+            `load_tasks` and `SketchHF`.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -107,6 +109,8 @@ class Worker:
         # Now: the code is loaded, though the checkout may move on.
         self.commit, self.sources = provenance.commit(), provenance.sources()
         self.lm = SweepLM(**grid.model.arguments(), max_cache_size=None)
+        for cell in grid.expand():
+            check_cell(self.lm.transformer.config, cell)
 
     @cached_property
     def about(self) -> About:

@@ -17,6 +17,9 @@ from sketch_eval.state import Call, LayerState, Trace
 SPELT = ("count_min", "count_sketch", "race", "exact", "last", "recency", "random", "knorm")
 """The policies that it knows: each has its own words here."""
 
+FATES_SPELT = ("topk", "aggregate", "aggregate_values", "aggregate_turned")
+"""The fates, likewise."""
+
 
 @dataclass(eq=False)
 class Pair:
@@ -61,11 +64,14 @@ class Oracle:
         cell: the cell.
         layer: index of the layer, which seeds the hashes.
         head: with scope=head, which key/value head, which seeds them too; None where the layer's share one store.
+        speeds: radians a position of the rotary keys, float32 `[pairs]`; None where there are none.
     """
 
-    def __init__(self, cell: CacheConfig, layer: int, head: int | None = None) -> None:
+    def __init__(
+        self, cell: CacheConfig, layer: int, head: int | None = None, speeds: torch.Tensor | None = None
+    ) -> None:
         assert cell.max_cache_size is not None
-        self.cell, self.layer, self.cap = cell, layer, cell.max_cache_size
+        self.cell, self.layer, self.cap, self.speeds = cell, layer, cell.max_cache_size, speeds
         self.stream = layer if head is None else 2**32 * (head + 1) + layer
         self.pairs: list[Pair] = []
         self.t = -1
@@ -116,7 +122,7 @@ class Oracle:
             self.pairs.remove(victim)
             candidates.remove(victim)
             decided.victim = victim.position
-            if cell.strategy == "aggregate" and candidates:
+            if cell.strategy != "topk" and candidates:
                 decided.survivor = self._fold(victim, candidates, decided)
         return output, decided
 
@@ -161,18 +167,42 @@ class Oracle:
     def _fold(self, victim: Pair, candidates: list[Pair], decided: Step) -> int:
         cosine = {}
         for pair in candidates:
-            norms = (pair.key.norm() * victim.key.norm()).clamp(min=1e-12)
-            cosine[pair.position] = ((pair.key * victim.key).sum() / norms).item()
+            key = self._brought(victim, pair)
+            norms = (pair.key.norm() * key.norm()).clamp(min=1e-12)
+            cosine[pair.position] = ((pair.key * key).sum() / norms).item()
         candidates = [pair for pair in candidates if not math.isnan(cosine[pair.position])]
         if not candidates:
             return -1
+        if self.cell.strategy == "aggregate_turned":
+            cosine = self._in_steps(cosine, decided)
         survivor = min(candidates, key=lambda pair: (-cosine[pair.position], pair.position))
         decided.look_at(cosine[survivor.position], cosine.values())
         n = survivor.n + victim.n
-        survivor.key = (survivor.key * survivor.n + victim.key * victim.n) / n
+        if self.cell.strategy != "aggregate_values":
+            survivor.key = (survivor.key * survivor.n + self._brought(victim, survivor) * victim.n) / n
         survivor.value = (survivor.value * survivor.n + victim.value * victim.n) / n
         survivor.n = n
         return survivor.position
+
+    def _brought(self, victim: Pair, pair: Pair) -> torch.Tensor:
+        """The victim's key, in aggregate_turned as it would be at the other pair's position."""
+        if self.cell.strategy != "aggregate_turned":
+            return victim.key
+        assert self.speeds is not None
+        n, key = len(self.speeds), victim.key.clone()
+        angle = (pair.position - victim.position) * self.speeds.double()
+        there = torch.complex(key[:, :n].double(), key[:, n : 2 * n].double()) * torch.exp(1j * angle)
+        key[:, :n], key[:, n : 2 * n] = there.real.float(), there.imag.float()
+        return key
+
+    def _in_steps(self, cosine: dict[int, float], decided: Step) -> dict[int, float]:
+        """Cosines rounded to 4096ths; where several are best or nearly so, how near they are to another step counts."""
+        steps = {position: math.floor(value * 4096 + 0.5) for position, value in cosine.items() if value == value}
+        best = [position for position, step in steps.items() if step >= max(steps.values()) - 1]
+        if len(best) > 1:
+            edges = [abs(cosine[position] * 4096 % 1 - 0.5) / 4096 for position in best]
+            decided.margin = min([decided.margin, *edges])
+        return {position: float(step) for position, step in steps.items()}
 
     def _item(self, token: int, key: torch.Tensor) -> torch.Tensor:
         if isinstance(self.sketch, RaceSketch):
@@ -196,7 +226,7 @@ class Oracle:
 
 def serves(state: LayerState, call: Call) -> bool:
     """Whole sequences only, for it keeps no state from one call to the next, of the policies that are spelt here."""
-    known = state.cell.importance in SPELT and state.cell.strategy in ("topk", "aggregate")
+    known = state.cell.importance in SPELT and state.cell.strategy in FATES_SPELT
     return known and not bool(state.seen.any())
 
 
@@ -210,7 +240,7 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
     for b in range(batch):
         for unit in range(state.units):
             mine, asking = slice(unit * heads, (unit + 1) * heads), slice(unit * queries, (unit + 1) * queries)
-            store = Oracle(state.cell, state.layer, unit if state.cell.scope == "head" else None)
+            store = Oracle(state.cell, state.layer, unit if state.cell.scope == "head" else None, state.speeds)
             row = b * state.units + unit
             for i in call.valid[b].nonzero().flatten().tolist():
                 q, k, v = call.q[b, asking, i], call.k[b, mine, i], call.v[b, mine, i]

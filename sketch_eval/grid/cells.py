@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sketch_eval.config import CONTROLS, CacheConfig
-from sketch_eval.policies import POLICIES
+from sketch_eval.policies import FATES, POLICIES
 from sketch_eval.policies.base import ARGUMENTS
 
 FULL = CacheConfig(max_cache_size=None)
@@ -49,8 +49,8 @@ def cell_name(cell: CacheConfig) -> str:
         if len(told) >= len(spoken) and all(getattr(cell, field) == value for field, value in told.items()):
             head, spoken, scope = control, set(told), changes.get("scope", scope)
     parts = [head]
-    if cell.strategy == "aggregate":
-        parts.append("aggregate")
+    if FATES[cell.strategy].counts:
+        parts.append(cell.strategy)
     elif cell.topk is not None:
         parts.append(f"topk{cell.topk}")
     for field in ("item", "decay", "conservative"):

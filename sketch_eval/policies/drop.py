@@ -20,6 +20,6 @@ class Drop(Fate):
     counts = False
     hides = True
 
-    @staticmethod
-    def meet(state: LayerState, victim: torch.Tensor, partners: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+    @classmethod
+    def meet(cls, state: LayerState, victim: torch.Tensor, partners: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
         return torch.full_like(victim, -1)

@@ -22,10 +22,12 @@ class Fate(ABC):
     """Whether pairs carry a count n of the tokens in them."""
     hides: ClassVar[bool]
     """Whether it goes with `topk`, which hides pairs from a query."""
+    turns: ClassVar[bool] = False
+    """Whether it turns rotary keys, and so serves no model without them."""
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def meet(state: LayerState, victim: torch.Tensor, partners: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+    def meet(cls, state: LayerState, victim: torch.Tensor, partners: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
         """Let the victims of the rows that are full go, but for their position, which the caller frees.
 
         Args:

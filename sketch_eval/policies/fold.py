@@ -25,28 +25,59 @@ class Fold(Fate):
     counts = True
     hides = False
 
-    @staticmethod
-    def meet(state: LayerState, victim: torch.Tensor, partners: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-        keys, at = flat(state.keys), victim[:, None]
+    @classmethod
+    def meet(cls, state: LayerState, victim: torch.Tensor, partners: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+        compared, at = cls.compared(state), victim[:, None]
+        keys = flat(compared)
         norms = keys.norm(dim=-1)
         of_victim = keys.gather(1, at[:, :, None].expand(-1, 1, keys.shape[-1]))
         cosine = (keys * of_victim).sum(-1) / (norms * norms.gather(1, at)).clamp(min=1e-12)
         partners = partners & ~cosine.isnan()
-        survivor = least(-cosine, state.positions.long(), partners)
+        survivor = least(-cls.in_steps(cosine), state.positions.long(), partners)
         folds = full & partners.any(1)
-        _merge(state, victim, survivor, folds)
+        rows = torch.arange(len(victim), device=victim.device)[folds]
+        cls.merge(state, compared, rows, survivor[folds], victim[folds])
         return torch.where(folds, survivor, -1)
 
+    @classmethod
+    def compared(cls, state: LayerState) -> torch.Tensor:
+        """Keys `[rows, heads, slots, head_dim]` as they are compared, and averaged."""
+        return state.keys
 
-def _merge(state: LayerState, victim: torch.Tensor, survivor: torch.Tensor, folds: torch.Tensor) -> None:
-    """Make the survivor's key and value the means over all the tokens of both pairs."""
-    assert state.counts is not None
-    rows = torch.arange(len(victim), device=victim.device)[folds]
-    into, gone = survivor[folds], victim[folds]
-    mine, its = state.counts[rows, into], state.counts[rows, gone]
-    total = mine + its
-    for pairs in (state.keys, state.values):
-        own, added = pairs[rows, :, into].float(), pairs[rows, :, gone].float()
-        mean = (own * mine[:, None, None] + added * its[:, None, None]) / total[:, None, None]
-        pairs[rows, :, into] = mean.to(pairs.dtype)
-    state.counts[rows, into] = total
+    @staticmethod
+    def in_steps(cosine: torch.Tensor) -> torch.Tensor:
+        """Cosines as they are told apart: these all."""
+        return cosine
+
+    @classmethod
+    def merge(
+        cls, state: LayerState, compared: torch.Tensor, rows: torch.Tensor, into: torch.Tensor, gone: torch.Tensor
+    ) -> None:
+        """Make the survivor's key and value the means over all the tokens of both pairs.
+
+        Args:
+            state: the layer's state, changed in place.
+            compared: as `compared` gives them.
+            rows: int64 `[n]`, those that fold.
+            into: int64 `[n]`, the survivor's slot in each of them.
+            gone: int64 `[n]`, the victim's.
+        """
+        assert state.counts is not None
+        key = mean_pair(compared, state.counts, rows, into, gone)
+        state.keys[rows, :, into] = key.to(state.keys.dtype)
+        cls.merge_values(state, rows, into, gone)
+
+    @staticmethod
+    def merge_values(state: LayerState, rows: torch.Tensor, into: torch.Tensor, gone: torch.Tensor) -> None:
+        """Make the survivor's value the mean, and count the victim's tokens as the survivor's."""
+        assert state.counts is not None
+        state.values[rows, :, into] = mean_pair(state.values, state.counts, rows, into, gone).to(state.values.dtype)
+        state.counts[rows, into] += state.counts[rows, gone]
+
+
+def mean_pair(
+    pairs: torch.Tensor, counts: torch.Tensor, rows: torch.Tensor, into: torch.Tensor, gone: torch.Tensor
+) -> torch.Tensor:
+    """The mean over the tokens of two pairs of each row, float32 `[n, heads, head_dim]`."""
+    mine, its = (counts[rows, slot][:, None, None] for slot in (into, gone))
+    return (pairs[rows, :, into].float() * mine + pairs[rows, :, gone].float() * its) / (mine + its)

@@ -11,6 +11,8 @@ from sketch_eval.policies.counters import Exact, Last
 from sketch_eval.policies.drop import Drop
 from sketch_eval.policies.fate import Fate
 from sketch_eval.policies.fold import Fold
+from sketch_eval.policies.fold_turned import FoldTurned
+from sketch_eval.policies.fold_values import FoldValues
 from sketch_eval.policies.knorm import KeyNorm
 from sketch_eval.policies.random import Random
 from sketch_eval.policies.recency import Recency
@@ -27,6 +29,8 @@ _POLICIES: tuple[type[Policy], ...] = (
 _FATES: tuple[type[Fate], ...] = (
     Drop,
     Fold,
+    FoldTurned,
+    FoldValues,
 )
 
 POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in _POLICIES}

@@ -12,6 +12,7 @@ from lm_eval.utils import get_rolling_token_windows
 from transformers import AutoConfig
 
 from sketch_eval import bundled
+from sketch_eval.cache import check_cell
 from sketch_eval.config import CacheConfig
 from sketch_eval.evaluate.model import SweepLM
 from sketch_eval.evaluate.tasks import LoadedTask
@@ -58,7 +59,7 @@ def plan(grid: Grid) -> list[Line]:
     """The cells of a grid: nothing is loaded, and nothing asked of the network.
 
     Raises:
-        UsageError: the model is no GPT-2, or has fewer positions than max_length.
+        UsageError: the model is of no known family, has fewer positions than max_length, or cannot be held to a cell.
     """
     model = _model(grid.model)
     seen: dict[CacheConfig, int] = {}
@@ -68,6 +69,8 @@ def plan(grid: Grid) -> list[Line]:
         first = min((seen[copy] for copy in copies if copy in seen), default=None)
         fresh = [copy for copy in copies if copy not in seen]
         seen |= dict.fromkeys(fresh, number)
+        if model is not None:
+            check_cell(model[0], cell)
         bytes_ = None if model is None else ledger(cell, *model)
         name, kind = cell_name(cell), cell_kind(cell)
         lines.append(Line(number, name, cell.max_cache_size, first, len(fresh), kind, cell, bytes_))

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from sketch_eval.execution.compiled.scan import Decided, Rules, Store, Tokens, scan_for
-from sketch_eval.execution.compiled.sources import FOLDS, SOURCES
+from sketch_eval.execution.compiled.sources import FATES, SOURCES
 from sketch_eval.execution.prepare import prepare
 from sketch_eval.state import Call, LayerState, Trace
 
 
 def serves(state: LayerState, call: Call) -> bool:
     """Calls on a CPU, for the policies and fates that the loop has branches for."""
-    known = state.cell.importance in SOURCES and state.cell.strategy in FOLDS
+    known = state.cell.importance in SOURCES and state.cell.strategy in FATES
     return known and call.q.device.type == "cpu"
 
 
@@ -36,8 +36,9 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
     rules = Rules(
         np.float32(call.scaling), np.float32(cell.decay), cell.normalize == "age", cell.conservative,
         *cell.protected(cell.max_cache_size), visible, *cell.protected(visible),
+        np.empty(0, np.float32) if state.speeds is None else state.speeds.numpy(),
     )  # fmt: skip
-    scan = scan_for(SOURCES[cell.importance], FOLDS[cell.strategy])
+    scan = scan_for(SOURCES[cell.importance], FATES[cell.strategy])
     vectors = [t.transpose(1, 2).float().detach().numpy() for t in (call.q, call.k, call.v)]
     valid, seen = call.valid.contiguous().numpy(), state.seen.numpy()
     arriving, stored, decided = (

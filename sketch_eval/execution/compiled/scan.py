@@ -10,11 +10,11 @@ import numpy as np
 
 from sketch_eval.execution.compiled.attend import attend
 from sketch_eval.execution.compiled.choose import least, mark_visible, worth
-from sketch_eval.execution.compiled.fold import merge, nearest
+from sketch_eval.execution.compiled.fold import merge, nearest, turn
 from sketch_eval.execution.compiled.jit import F, kept, version
 from sketch_eval.execution.compiled.maths import norm
 from sketch_eval.execution.compiled.sketch import add, add_conservatively, divide
-from sketch_eval.execution.compiled.sources import EXACT, KNORM, LAST, RACE
+from sketch_eval.execution.compiled.sources import DROP, EXACT, FOLD_TURNED, FOLD_VALUES, KNORM, LAST, RACE
 
 MAX_GAIN = F(2.0**40)
 _f, _i, _b = numba.float32, numba.int32, numba.boolean
@@ -58,6 +58,7 @@ class Rules(NamedTuple):
     Attributes:
         sinks, recent: numbers of protected tokens, for eviction, and with `visible_` for what a query sees.
         visible: pairs a query sees; 0 for all.
+        speeds: float32 `[pairs]`, how rotary positions turn the keys; empty where they do not.
     """
 
     scaling: Any = _f
@@ -69,6 +70,7 @@ class Rules(NamedTuple):
     visible: Any = numba.int64
     visible_sinks: Any = numba.int64
     visible_recent: Any = numba.int64
+    speeds: Any = _f[::1]
 
 
 class Decided(NamedTuple):
@@ -91,9 +93,10 @@ SIGNATURE = numba.int64(*_VECTORS, _type(Tokens), _type(Store), _type(Rules), nu
 
 
 @lru_cache
-def scan_for(source: int, folds: bool) -> Any:
-    """The loop for a source of importance, one of `sources`, and a fate: both are constants of its machine code."""
-    sketched, normed, code = source <= RACE, folds or source == KNORM, version()
+def scan_for(source: int, fate: int) -> Any:
+    """The loop for a source of importance and a fate, both of `sources`: they are constants of its machine code."""
+    sketched, folds, turns, code = source <= RACE, fate != DROP, fate == FOLD_TURNED, version()
+    normed = folds or source == KNORM
 
     @kept(SIGNATURE)
     def scan(q, k, v, tokens, store, rules, seen_before, decided):  # type: ignore[no-untyped-def]
@@ -120,6 +123,7 @@ def scan_for(source: int, folds: bool) -> Any:
         seen, done, rank = np.ones(slots, np.bool_), np.empty(slots, np.bool_), np.empty(slots, np.int32)
         query, vector = np.empty((queries, head_dim), np.float32), np.empty(head_dim, np.float32)
         row = np.empty(depth, np.float32)
+        level = np.empty((heads, head_dim, slots) if turns else (1, 1, 1), np.float32)  # keys turned to position 0
         t = seen_before - 1
 
         for unit in range(units):
@@ -139,6 +143,8 @@ def scan_for(source: int, folds: bool) -> Any:
                     m += 1
                     logn[s] = np.log(counts[s]) if folds else F(0.0)
                     norms[s] = norm(keys, s) if normed else F(0.0)
+                    if turns:
+                        turn(keys, level, s, -positions[s], rules.speeds)
                 elif slot < 0:
                     slot = s
             t = seen_before - 1
@@ -169,6 +175,8 @@ def scan_for(source: int, folds: bool) -> Any:
                     logn[slot] = F(0.0)
                 if normed:
                     norms[slot] = norm(keys, slot)
+                if turns:
+                    turn(keys, level, slot, -t, rules.speeds)
 
                 # 2. Rank and attend.
                 if 0 < rules.visible < m:
@@ -216,10 +224,25 @@ def scan_for(source: int, folds: bool) -> Any:
                 victim = least(source, table, cells, gain, row, scores, positions, t, rules.by_age, sinks, recent, m)
                 decided.victims[unit, i] = positions[victim]
                 if folds:
-                    into = nearest(victim, keys, norms, positions, sinks, t - recent, vector, part, importance, m)
+                    compared = level if turns else keys
+                    into = nearest(
+                        victim,
+                        compared,
+                        norms,
+                        positions,
+                        sinks,
+                        t - recent,
+                        vector,
+                        part,
+                        importance,
+                        m,
+                        4096 if turns else 0,
+                    )
                     if into >= 0:
                         decided.survivors[unit, i] = positions[into]
-                        merge(into, victim, keys, values, counts, logn, norms)
+                        merge(into, victim, compared, values, counts, logn, norms, fate != FOLD_VALUES)
+                        if turns:
+                            turn(level, keys, into, positions[into], rules.speeds)
                         if source == KNORM:
                             scores[into] = -norms[into]
                 positions[victim] = -1

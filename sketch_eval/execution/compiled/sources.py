@@ -16,4 +16,6 @@ SOURCES = {
 }
 """Up to RACE they are sketches. FIXED: the tags of a pair are its estimate and never change."""
 
-FOLDS = {"topk": False, "aggregate": True}
+DROP, FOLD, FOLD_VALUES, FOLD_TURNED = range(4)
+
+FATES = {"topk": DROP, "aggregate": FOLD, "aggregate_values": FOLD_VALUES, "aggregate_turned": FOLD_TURNED}

@@ -1,0 +1,46 @@
+"""A victim's key is turned to the position of the pair that it is folded into."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from sketch_eval.policies.fold import Fold, mean_pair
+from sketch_eval.rotary import turn
+
+if TYPE_CHECKING:
+    from sketch_eval.state import LayerState
+
+
+class FoldTurned(Fold):
+    """As `Fold`, with rotary keys of two positions compared and averaged as they would be at one.
+
+    Turned by the same angle, two keys keep their product, so all are compared as they would be at position 0. There a
+    token that comes again has the key that it had, but for rounding: cosines within the same 4096th are ties, which go
+    to the oldest in every execution.
+    """
+
+    name = "aggregate_turned"
+    summary = "folds the victim, its rotary key turned to the other's position, into the pair that is then nearest"
+    turns = True
+
+    @classmethod
+    def compared(cls, state: LayerState) -> torch.Tensor:
+        assert state.speeds is not None
+        return turn(state.keys.float(), -state.positions[:, None], state.speeds)
+
+    @staticmethod
+    def in_steps(cosine: torch.Tensor) -> torch.Tensor:
+        return (cosine * 4096 + 0.5).floor()
+
+    @classmethod
+    def merge(
+        cls, state: LayerState, compared: torch.Tensor, rows: torch.Tensor, into: torch.Tensor, gone: torch.Tensor
+    ) -> None:
+        assert state.counts is not None
+        assert state.speeds is not None
+        key = mean_pair(compared, state.counts, rows, into, gone)
+        turned = turn(key, state.positions[rows, into][:, None], state.speeds)
+        state.keys[rows, :, into] = turned.to(state.keys.dtype)
+        cls.merge_values(state, rows, into, gone)
