@@ -7,12 +7,14 @@ forward pre-hook on the model hands these over, as a keyword that travels with t
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.utils import ModelOutput
 
 from sketch_eval.cache import SketchCache
 from sketch_eval.errors import UsageError
@@ -20,6 +22,9 @@ from sketch_eval.families import family_of
 
 NAME = "sketch_eval"
 _KEYWORD = "sketch_cache"
+
+PART = 2048
+"""Tokens of a text that go through a model at once."""
 
 
 def sketch_attention(
@@ -53,6 +58,24 @@ def enable(model: PreTrainedModel) -> None:
     model.set_attn_implementation(NAME)
     if _announce not in model.base_model._forward_pre_hooks.values():
         model.base_model.register_forward_pre_hook(_announce, with_kwargs=True)
+
+
+def in_parts(
+    model: PreTrainedModel, tokens: torch.Tensor, cache: SketchCache, size: int = PART
+) -> Iterator[ModelOutput]:
+    """The outputs of a model for texts of any length, a part of them after the other.
+
+    What one part leaves in the cache is all that the next one needs, so that beside the outputs that are kept no memory
+    grows with the text. They are those of one pass, decision by decision.
+
+    Args:
+        model: a model on which `enable` was called, or its base model, which makes no logits.
+        tokens: ids, int64 `[batch, tokens]`, without padding on the left.
+        cache: a new cache.
+        size: tokens of a part.
+    """
+    for part in tokens.split(size, dim=1):
+        yield model(part, past_key_values=cache)
 
 
 def _announce(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:

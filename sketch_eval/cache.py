@@ -74,8 +74,8 @@ class SketchLayer(CacheLayerMixin):
         return self.tokens_seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """As for all the tokens seen: the store masks its own pairs by position."""
-        return self.tokens_seen + query_length, 0
+        """As for the new tokens alone: no mask is used, and one over all that were seen would grow with the text."""
+        return query_length, 0
 
     def get_max_length(self) -> int:
         """No maximum: the cache holds at most C pairs of a text of any length."""

@@ -18,6 +18,7 @@ from lm_eval.utils import get_rolling_token_windows
 
 from sketch_eval import provenance
 from sketch_eval.arguments import check_generation
+from sketch_eval.attention import in_parts
 from sketch_eval.cache import SketchCache
 from sketch_eval.counts import Count, Counts, passed
 from sketch_eval.errors import UsageError, report_in_one_line
@@ -93,7 +94,7 @@ class SketchHF(LoadedLM):
             self.device.type, dtype=self.mixed_precision_dtype, enabled=self.mixed_precision_dtype is not None
         )
         with torch.no_grad(), autocast:
-            return self.model(inps, past_key_values=cache).logits
+            return torch.cat([part.logits for part in in_parts(self.model, inps, cache)], dim=1)
 
     def _select_cont_toks(
         self, logits: torch.Tensor, contlen: int | None = None, inplen: int | None = None

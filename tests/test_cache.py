@@ -11,7 +11,7 @@ from conftest import tiny_gpt2
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from sketch_eval import UsageError
-from sketch_eval.attention import enable
+from sketch_eval.attention import enable, in_parts
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CONTROLS, CacheConfig
 from sketch_eval.ledger import ledger
@@ -261,6 +261,16 @@ def test_positional_arguments_are_heard_too(model: GPT2LMHeadModel) -> None:
         named = model.transformer(tokens, past_key_values=SketchCache(model.config, cell), attention_mask=mask)
         placed = model.transformer(tokens, SketchCache(model.config, cell), mask)
     assert torch.equal(named.last_hidden_state, placed.last_hidden_state)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_text_in_parts_is_the_text_at_once(model: GPT2LMHeadModel, name: str) -> None:
+    tokens = torch.cat([text(1, 60), text(2, 60)])
+    whole = logits(model, tokens, cell_of(name))
+    with torch.no_grad():
+        parts = [part.logits for part in in_parts(model, tokens, SketchCache(model.config, cell_of(name)), size=23)]
+    assert [part.shape[1] for part in parts] == [23, 23, 14]
+    assert (torch.cat(parts, 1) - whole).abs().max() < 1e-4
 
 
 def test_another_model_and_a_cell_without_a_bound_are_refused(model: GPT2LMHeadModel) -> None:

@@ -188,7 +188,7 @@ def test_gpt2_alone_goes_by_its_own_name(tmp_path: Path) -> None:
 def test_a_fate_that_turns_keys_is_refused_for_a_model_without_rotary_positions(tmp_path: Path) -> None:
     AutoConfig.for_model("gpt2").save_pretrained(tmp_path)
     with pytest.raises(
-        UsageError, match="strategy='aggregate_turned' turns rotary keys, and pretrained=.* has no rotary"
+        UsageError, match=r"strategy='aggregate_turned' turns rotary keys, and pretrained=.* has no rotary"
     ):
         SketchHF(pretrained=str(tmp_path), strategy="aggregate_turned")
     grid = Grid.model_validate(
