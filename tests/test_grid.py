@@ -23,6 +23,7 @@ from sketch_eval.evaluate.tasks import choose_metrics
 from sketch_eval.grid.cells import cell_name, computation, depends_on
 from sketch_eval.grid.grid import Grid, Task, read
 from sketch_eval.leaderboard.runs import Sweep
+from sketch_eval.policies import POLICIES
 from sketch_eval.sweep.plan import estimate, plan
 from sketch_eval.sweep.run import Here, computations
 
@@ -62,7 +63,7 @@ FIELDS = {
 WAYS = [{}, {"strategy": "aggregate"}, {"normalize": "age"}, {"strategy": "aggregate", "normalize": "age"}]
 CELLS = st.builds(
     CacheConfig,
-    importance=st.sampled_from(["count_min", "count_sketch", "race", "exact", "last", "recency", "random", "knorm"]),
+    importance=st.sampled_from(list(POLICIES)),
     max_cache_size=st.just(8),
     sinks=st.just(1),
     **FIELDS,

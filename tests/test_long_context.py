@@ -13,14 +13,16 @@ import lm_eval
 import pytest
 import torch
 import yaml
+from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
-from sketch_eval.lm import SketchGPT2
-from sketch_eval.text import induction, long_text, needles, stress
+from sketch_eval import UsageError, bundled
+from sketch_eval.lm import SketchGPT2, SketchHF
+from sketch_eval.text import induction, long_text, needles, stdlib, stress
 from sketch_eval.text.fitting import Ruler, ruler
 from sketch_eval.text.recall import units
 
@@ -205,16 +207,38 @@ def test_induction_scores_are_shares(measure: Ruler) -> None:
     assert scores == {"token_perplexity": (-3.0, 31), "acc": 0.75, "exact_match": 0.0}
 
 
-def test_buckets_cover_the_text(measure: Ruler) -> None:
-    rows = long_text.dataset(pretrained="bundled", count=5)["test"]
+@pytest.mark.parametrize(("length", "buckets"), [(1024, 5), (4096, 7)])
+def test_buckets_cover_the_text(measure: Ruler, length: int, buckets: int) -> None:
+    ends = long_text.ends_of(buckets)
+    assert (ends[0], ends[-1]) == (64, length)
+    longer = Ruler("a model of more positions", measure.tokenizer, length)
+    texts = stdlib.excerpts(5 * length)
+    rows = [row for row, _ in zip(long_text.windows(longer, texts, 1, length), range(5), strict=False)]
     assert len(rows) == 5
     for row in rows:
-        for text, end, exact in zip(row["continuations"], long_text.ENDS, _running(row["token"]), strict=True):
+        for text, end, exact in zip(row["continuations"], ends, _running(row["token"]), strict=True):
             assert measure.counts([text]) == [exact]
             assert end - long_text.SLACK < exact <= end
         assert sum(row["byte"]) == len(row["continuations"][-1].encode())
         assert sum(row["word"]) == len(row["continuations"][-1].split())
         assert all(a.startswith(b) for b, a in zip(row["continuations"], row["continuations"][1:], strict=False))
+
+
+def test_the_group_of_4096_tokens_asks_a_model_of_as_many_positions(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(bundled.path())
+    tokenizer.save_pretrained(tmp_path)
+    tiny_model("llama", layers=1, vocabulary=len(tokenizer), positions=4096).save_pretrained(tmp_path)
+    manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata={"pretrained": str(tmp_path)})
+    lm = SketchHF(pretrained=str(tmp_path), max_cache_size=256, batch_size=4, device="cpu")
+    results = lm_eval.simple_evaluate(
+        lm, tasks=["sketch_4096"], task_manager=manager, limit=1, bootstrap_iters=0, log_samples=True
+    )
+    for task, samples in results["samples"].items():
+        longest = max(len(lm.tok_encode("".join(request))) for request in samples[0]["arguments"])
+        assert 4096 - 16 <= longest <= 4096 if task != "induction_4032" else longest == 4064, task
+        assert lm.counts.tasks[task].binding_requests > 0
+    with pytest.raises(UsageError, match="length=4096: expected 1 to 1024"):
+        long_text.dataset(pretrained="bundled", length=4096)
 
 
 def _running(sizes: list[int]) -> list[int]:

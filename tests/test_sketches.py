@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from sketch_eval import UsageError
 from sketch_eval.hashing import SignHash, splitmix64, uniform
+from sketch_eval.policies.sketched import SKETCHED
 from sketch_eval.sketches import CountMinSketch, CountSketch, RaceSketch, Sketch
 
 UNIVERSE = 40
-KINDS = (CountMinSketch, CountSketch, RaceSketch)
+KINDS = [policy.kind for policy in SKETCHED]
 
 batches = st.lists(
     st.lists(st.tuples(st.integers(0, UNIVERSE - 1), st.floats(0, 8, width=16)), min_size=1, max_size=12), max_size=8

@@ -11,13 +11,19 @@ from sketch_eval.errors import UsageError, first_line
 from sketch_eval.text import stdlib
 from sketch_eval.text.fitting import Ruler, read_folder, ruler
 
-ENDS = (64, 128, 256, 512, 1024)  # of the buckets, in tokens from the start of the text
+FIRST = 64  # tokens of the first bucket; each of the others ends twice as far from the start of the text
 SLACK = 16  # tokens that a cut may come early, and that are read beyond the last
+CHARACTERS = 5000 / 1024  # a token, in what is read of a module: more than its tokens have, on the whole
 MOST_CHARACTERS = 32  # a token, in what is read for a window: far more than any text has
 UNITS = ("token", "byte", "word")
 
 
-def document(measure: Ruler, name: str, ids: list[int]) -> dict[str, Any] | None:
+def ends_of(buckets: int) -> list[int]:
+    """Where so many buckets end, in tokens from the start of the text."""
+    return [FIRST * 2**number for number in range(buckets)]
+
+
+def document(measure: Ruler, name: str, ids: list[int], buckets: int) -> dict[str, Any] | None:
     """The beginnings of a text that end where the buckets do, as requests without context.
 
     The likelihood of a bucket is the difference of two neighbours': exact, since a model and its cache see a text from
@@ -26,7 +32,7 @@ def document(measure: Ruler, name: str, ids: list[int]) -> dict[str, Any] | None
     """
     ids = measure.encode(measure.tokenizer.decode(ids))
     texts, ends = [], []
-    for end in ENDS:
+    for end in ends_of(buckets):
         if len(ids) < end:
             return None
         for cut in range(end, end - SLACK, -1):
@@ -49,12 +55,12 @@ def document(measure: Ruler, name: str, ids: list[int]) -> dict[str, Any] | None
     return {"name": name, "contexts": [""] * len(texts), "continuations": texts, **sizes}
 
 
-def windows(measure: Ruler, texts: Iterable[tuple[str, str]], most: int) -> Iterator[dict[str, Any]]:
-    """Documents from up to ``most`` windows of each (name, text), evenly spaced and apart from each other.
+def windows(measure: Ruler, texts: Iterable[tuple[str, str]], most: int, length: int) -> Iterator[dict[str, Any]]:
+    """Documents of ``length`` tokens from up to ``most`` windows of each (name, text), evenly spaced and apart.
 
     A window starts at a line's start, where there is one with room after it.
     """
-    size = ENDS[-1] + SLACK
+    size, buckets = length + SLACK, (length // FIRST).bit_length()
     for name, text in texts:
         count = min(most, len(measure.encode(text)) // size)
         for number in range(count):
@@ -62,7 +68,7 @@ def windows(measure: Ruler, texts: Iterable[tuple[str, str]], most: int) -> Iter
             line = text.find("\n", start, end) + 1 if number else 0
             for at in [line, start] if line else [start]:
                 ids = measure.encode(text[at : min(end, at + size * MOST_CHARACTERS)])[:size]
-                made = document(measure, f"{name} from character {at}", ids)
+                made = document(measure, f"{name} from character {at}", ids, buckets)
                 if made is not None:
                     yield made
                     break
@@ -80,20 +86,22 @@ def _hub(path: str, field: str, name: str | None = None) -> Iterator[tuple[str, 
     yield from ((f"{path} {number}", row[field]) for number, row in enumerate(rows))
 
 
-def dataset(text_folder: Any = None, hub: dict[str, str] | None = None, count: int = 50, **model: Any) -> DatasetDict:
-    """What lm-eval's task asks for: up to ``count`` documents of 1024 tokens, as split "test".
+def dataset(
+    text_folder: Any = None, hub: dict[str, str] | None = None, count: int = 50, length: int = 1024, **model: Any
+) -> DatasetDict:
+    """What lm-eval's task asks for: up to ``count`` documents of ``length`` tokens, as split "test".
 
     text_folder: whose .txt files to read, as many windows of each as make up the count. hub: a data set on the hub,
     `path` and `name` as `load_dataset` takes them, and `field`, the column of the text; the first ``count`` documents
-    of its split "test" that are long enough give a window each. Without either, the first 1024 tokens of held-out
-    modules of the standard library. ``model`` holds the model's arguments, as `ruler` takes them. Raises UsageError for
-    a model with fewer than 1024 positions, texts that are all shorter, a hub that cannot be reached or is
+    of its split "test" that are long enough give a window each. Without either, the first tokens of held-out modules of
+    the standard library. length: 64 times a power of two. ``model`` holds the model's arguments, as `ruler` takes them.
+    Raises UsageError for a model with fewer positions, texts that are all shorter, a hub that cannot be reached or is
     asked for with a folder, and as `read_folder`.
     """
     if text_folder is not None and hub is not None:
         raise UsageError(f"text_folder: this task reads {hub['path']} from the hub; long_text reads folders")
     measure = ruler(**model)
-    measure.check(ENDS[-1])
+    measure.check(length)
     texts: Iterable[tuple[str, str]]
     if text_folder is not None:
         files = read_folder(text_folder)
@@ -101,11 +109,11 @@ def dataset(text_folder: Any = None, hub: dict[str, str] | None = None, count: i
     elif hub is not None:
         texts, most = _hub(**hub), 1
     else:
-        texts, most = stdlib.excerpts(), 1
-    rows = [row for row, _ in zip(windows(measure, texts, most), range(count), strict=False)]
+        texts, most = stdlib.excerpts(round(CHARACTERS * length)), 1
+    rows = [row for row, _ in zip(windows(measure, texts, most, length), range(count), strict=False)]
     if not rows:
         where = f"text_folder={text_folder!r}" if text_folder is not None else f"hub={hub!r}"
-        raise UsageError(f"{where}: no text of {ENDS[-1] + SLACK} tokens; expected longer texts")
+        raise UsageError(f"{where}: no text of {length + SLACK} tokens; expected longer texts")
     return DatasetDict({"test": Dataset.from_list(rows)})
 
 
@@ -114,7 +122,7 @@ def process_results(doc: dict[str, Any], results: list[tuple[float, bool]]) -> d
     totals = [likelihood for likelihood, _ in results]
     scores = {f"{unit}_perplexity": (totals[-1], sum(doc[unit])) for unit in UNITS}
     start = 0
-    for number, end in enumerate(ENDS):
+    for number, end in enumerate(ends_of(len(totals))):
         likelihood = totals[number] - (totals[number - 1] if number else 0.0)
         for unit in UNITS:
             scores[f"{unit}_perplexity_{start}_{end - 1}"] = (likelihood, max(doc[unit][number], 1))

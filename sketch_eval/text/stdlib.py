@@ -61,9 +61,9 @@ def _modules(folder: Path) -> Iterator[tuple[str, str]]:
 def excerpts(characters: int = 5000) -> list[Document]:
     """The held-out modules of at least ``characters``, each cut at the first line end from there on, in mixed order.
 
-    With 5000, every document has more than 1024 tokens of the bundled tokenizer and of GPT-2's, mostly up to twice as
-    many. The order is that of a hash of the names, so that the first few are a fair sample. Shorter modules are left
-    out: on them a bounded cache is hardly bound.
+    With the default, every document has more than 1024 tokens of the bundled tokenizer and of GPT-2's, mostly up to
+    twice as many. The order is that of a hash of the names, so that the first few are a fair sample. Shorter modules
+    are left out: on them a bounded cache is hardly bound.
     """
     found = [
         Document(name, text[: text.find("\n", characters) + 1 or len(text)])
