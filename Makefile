@@ -18,8 +18,9 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard sketch_eval/startup/*.p*)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
+# Two processes with a thread each, which on two cores take the time of one with two threads, and half of it elsewhere.
 test: $(STAMP)
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(PY) -m pytest -m slow

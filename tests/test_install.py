@@ -146,9 +146,8 @@ def test_wheel_registers_the_alias_and_lists_the_tasks(installed: Environment) -
 
 
 def test_validate_and_get_model_find_what_was_installed(installed: Environment) -> None:
-    for task in sorted(OWN_TASKS):
-        result = run(installed.python, "-m", "lm_eval", "validate", "--tasks", task, cwd=installed.folder)
-        assert "All tasks found and valid" in result.stdout
+    result = run(installed.python, "-m", "lm_eval", "validate", "--tasks", ",".join(OWN_TASKS), cwd=installed.folder)
+    assert "All tasks found and valid" in result.stdout
     unknown = installed.code(
         "from lm_eval.api.registry import get_model\ntry: get_model('no_such_model')\nexcept ValueError as e: print(e)"
     )
@@ -255,9 +254,11 @@ def test_an_alias_that_lm_eval_knows_is_left_alone(tmp_path: Path) -> None:
     models = (
         "from lm_eval.api.registry import model_registry\nmodel_registry.register('sketch_gpt2', 'their entry point')"
     )
-    query = "import lm_eval.models\nfrom lm_eval.api.registry import model_registry\nprint(model_registry)"
+    query = (
+        "import lm_eval.models\nfrom lm_eval.api.registry import model_registry\nprint(model_registry['sketch_gpt2'])"
+    )
     result = bare(query, STARTUP, stand_in(tmp_path, models=models), cwd=tmp_path)
-    assert (result.stdout, result.stderr) == ("{'sketch_gpt2': 'their entry point'}\n", "")
+    assert (result.stdout, result.stderr) == ("their entry point\n", "")
 
 
 def test_hooked_modules_keep_their_loader_and_reload(tmp_path: Path) -> None:
@@ -293,10 +294,10 @@ def test_an_lm_eval_that_changed_still_imports_and_says_what_is_lost(
 def test_other_finders_are_asked_and_old_ones_passed_over(tmp_path: Path) -> None:
     query = (
         "import sys\nOld = type('Old', (), {'find_module': lambda *_: None})\nsys.meta_path.insert(1, Old())\n"
-        "import lm_eval.models\nfrom lm_eval.api.registry import model_registry\nprint(model_registry)"
+        "import lm_eval.models\nfrom lm_eval.api.registry import model_registry\nprint(model_registry['sketch_gpt2'])"
     )
     result = bare(query, STARTUP, stand_in(tmp_path), cwd=tmp_path)
-    assert result.stdout == "{'sketch_gpt2': 'sketch_eval.lm:SketchGPT2'}\n"
+    assert result.stdout == "sketch_eval.lm:SketchGPT2\n"
 
 
 def test_an_error_inside_lm_eval_stays_its_own(tmp_path: Path) -> None:
