@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import math
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +21,10 @@ from sketch_eval.commands.reproduce import find, reproduce
 from sketch_eval.commands.terminal import leaderboard_table
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
+from sketch_eval.evaluate.tasks import load_tasks
 from sketch_eval.evaluate.work import Job
 from sketch_eval.grid.cells import FULL
-from sketch_eval.grid.grid import Block, Grid, read
+from sketch_eval.grid.grid import Block, Grid, Task, read
 from sketch_eval.leaderboard.runs import Sweep
 from sketch_eval.leaderboard.tables import choice, versus
 from sketch_eval.leaderboard.write import write
@@ -94,6 +96,7 @@ def test_generated_answers_are_reused_where_even_the_longest_fits(tmp_path: Path
     assert full_row.binding == 0
     assert [(row.cap, row.binding) for row in rows] == [(8, 1), (8, 1), (32, 0.5), (32, 0.5)]
     assert [row.same_as for row in rows] == ["", rows[0].row, "", ""]
+    assert f"--include_path {tmp_path}" in rows[0].command
     worker = Here(grid)._worker
     full = worker.run(Job(FULL, "said"), {})
     assert sorted(map(type, full.answers.values()), key=str) == [str, str]
@@ -103,6 +106,18 @@ def test_generated_answers_are_reused_where_even_the_longest_fits(tmp_path: Path
         assert [sample["resps"] for sample in reused.samples] == [sample["resps"] for sample in asked.samples]
         saved = asked.record["times"]["tokens"] - reused.record["times"]["tokens"]
         assert (saved > 0) == (cell.max_cache_size == 32)
+
+
+def test_metadata_reaches_the_tasks_their_identity_and_the_command(tmp_path: Path, grid: Grid) -> None:
+    (tmp_path / "tale.txt").write_text("Call me Ishmael. Some years ago, never mind how long precisely.\n" * 400)
+    told = grid.model_copy(update={"metadata": {"text_folder": str(tmp_path)}, "tasks": {"kv_256": Task(limit=1)}})
+    tasks = load_tasks(told)
+    assert "Ishmael" in tasks["kv_256"].task.instances[0].args[0]
+    assert tasks["kv_256"].fingerprint != load_tasks(told.model_copy(update={"metadata": {}}))["kv_256"].fingerprint
+    report = sweep(told.model_copy(update={"cells": told.cells[:1]}), tmp_path / "out", Here, Silent())
+    assert not report.failed
+    row = Sweep(tmp_path / "out").rows()[-1]
+    assert json.loads(shlex.split(row.command)[-1]) == {"text_folder": str(tmp_path)}
 
 
 def test_the_order_of_a_grid_is_the_order_of_its_tables(tmp_path: Path, grid: Grid, crew: Here) -> None:

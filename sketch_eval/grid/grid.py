@@ -131,6 +131,7 @@ class Grid(BaseModel):
         model: the model.
         tasks: options of each task or group of lm-eval's, by name.
         include_path: a folder with more tasks, as lm-eval's option of that name.
+        metadata: what tasks are told, as lm-eval's option of that name, such as `{text_folder: books}`.
         defaults: fields of every cell, where its block does not say otherwise.
         cells: the blocks of cells.
         seeds: hash seeds; a row is the mean of all of them.
@@ -145,6 +146,7 @@ class Grid(BaseModel):
     model: Model = Model()
     tasks: dict[str, Task] = Field(min_length=1)
     include_path: str | None = None
+    metadata: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     cells: tuple[Block, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)

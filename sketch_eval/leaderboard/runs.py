@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -268,6 +269,8 @@ class Sweep:
     def row_name(self, cell: CacheConfig, task: str, metric: str) -> str:
         """Ten hexadecimal digits that stand for a row, whatever the versions it was made with."""
         asked = [cell.model_dump(), self.grid.seeds, self.grid.model.model_dump(mode="json"), task, metric]
+        if self.grid.metadata:
+            asked.append(self.grid.metadata)
         return digest([*asked, *self._options(task)])[:10]
 
     def _options(self, task: str) -> tuple[int | None, int | None]:
@@ -279,7 +282,12 @@ class Sweep:
         """lm-eval's command line for a cell and a task."""
         model, (limit, shots) = self.grid.model, self._options(task)
         options = {"limit": limit, "num_fewshot": shots, "device": model.device, "batch_size": model.batch_size}
-        given = " ".join(f"--{option} {value}" for option, value in options.items() if value is not None)
+        if self.grid.metadata:
+            options["metadata"] = json.dumps(self.grid.metadata)
+        options["include_path"] = self.grid.include_path
+        given = " ".join(
+            f"--{option} {shlex.quote(str(value))}" for option, value in options.items() if value is not None
+        )
         return f"lm_eval run --model sketch_hf --model_args {shlex.quote(spell(model, cell))} --tasks {task} {given}"
 
 
