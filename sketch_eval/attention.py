@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 from sketch_eval.cache import SketchCache
 from sketch_eval.errors import UsageError
 from sketch_eval.families import family_of
+from sketch_eval.foresight import Recorder
 
 NAME = "sketch_eval"
 _KEYWORD = "sketch_cache"
@@ -34,13 +35,16 @@ def sketch_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    sketch_cache: SketchCache | None = None,
+    sketch_cache: SketchCache | Recorder | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention through a `SketchCache`; transformers' own where the call brought none."""
     if sketch_cache is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     assert scaling is not None
+    if isinstance(sketch_cache, Recorder):
+        sketch_cache.record(module.layer_idx, query, key, scaling)  # type: ignore[arg-type]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return sketch_cache.attend(module.layer_idx, query, key, value, scaling), None  # type: ignore[arg-type]
 
 
@@ -58,6 +62,19 @@ def enable(model: PreTrainedModel) -> None:
     model.set_attn_implementation(NAME)
     if _announce not in model.base_model._forward_pre_hooks.values():
         model.base_model.register_forward_pre_hook(_announce, with_kwargs=True)
+
+
+@torch.no_grad()
+def foresee(model: PreTrainedModel, tokens: torch.Tensor) -> Recorder:
+    """What the model's own, full cache asks of texts: for a `SketchCache` whose policy has to know them before.
+
+    Args:
+        model: a model on which `enable` was called.
+        tokens: ids, int64 `[batch, tokens]`, without padding.
+    """
+    recorder = Recorder(model.config)
+    model.base_model(tokens, past_key_values=recorder)
+    return recorder
 
 
 def in_parts(
@@ -82,7 +99,7 @@ def _announce(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     """Before the model's forward: tell the cache what tokens come, and send it along to the attention function."""
     call = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     cache, tokens, mask = (call.get(name) for name in ("past_key_values", "input_ids", "attention_mask"))
-    if not isinstance(cache, SketchCache):
+    if not isinstance(cache, SketchCache | Recorder):
         return None
     if module.config._attn_implementation != NAME:
         raise UsageError(
@@ -95,6 +112,8 @@ def _announce(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
         raise UsageError("use_cache=False: with a cache each call brings new tokens only; leave use_cache out")
     if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dim() != 2):
         raise UsageError("attention_mask: a sketch cache needs the 2-D padding mask [batch, tokens]")
+    if isinstance(cache, Recorder):
+        return args, kwargs | {_KEYWORD: cache}
     valid = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask[:, -tokens.shape[1] :].bool()
     cache.expect(tokens, valid)
     return args, kwargs | {_KEYWORD: cache}

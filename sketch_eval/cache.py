@@ -13,7 +13,8 @@ from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance
 from sketch_eval.families import shape_of
-from sketch_eval.policies import FATES
+from sketch_eval.foresight import Foresight, Recorder
+from sketch_eval.policies import FATES, POLICIES
 from sketch_eval.rotary import speeds
 from sketch_eval.state import Call, LayerState, Trace, by_unit
 
@@ -38,19 +39,28 @@ class SketchLayer(CacheLayerMixin):
         cell: the cell.
         index: which layer it is.
         speeds: how rotary positions turn its keys, as `rotary.speeds` gives them.
+        foresight: what the full cache saw of the text, for a policy that foresees.
         execution: see `sketch_eval.execution.advance`.
     """
 
-    def __init__(self, cell: CacheConfig, index: int, speeds: torch.Tensor | None, execution: Execution) -> None:
+    def __init__(
+        self,
+        cell: CacheConfig,
+        index: int,
+        speeds: torch.Tensor | None,
+        foresight: Foresight | None,
+        execution: Execution,
+    ) -> None:
         super().__init__()
-        self.cell, self.index, self.speeds, self.execution = cell, index, speeds, execution
+        self.cell, self.index, self.execution = cell, index, execution
+        self.speeds, self.foresight = speeds, foresight
         self.state: LayerState | None = None
         self.keys: torch.Tensor | None = None
         self.values: torch.Tensor | None = None
         self.tokens_seen = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.state = LayerState(self.cell, self.index, key_states, speeds=self.speeds)
+        self.state = LayerState(self.cell, self.index, key_states, speeds=self.speeds, foresight=self.foresight)
         self.keys, self.values = self.state.keys, self.state.values
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True
@@ -118,21 +128,39 @@ class SketchCache(Cache):
         config: the model's config.
         cell: the cell.
         traced: whether to keep what was decided, which grows with the text and decides nothing itself.
+        foresight: the full pass over the same texts, as `attention.foresee` makes it, for a policy that foresees.
         execution: see `sketch_eval.execution.advance`.
 
     Raises:
-        UsageError: the cell has no bound: a full cache is transformers' `DynamicCache`; or as `check_cell`.
+        UsageError: the cell has no bound: a full cache is transformers' `DynamicCache`; its policy has to foresee, and
+            nothing was given that it could see; or as `check_cell`.
     """
 
     def __init__(
-        self, config: PretrainedConfig, cell: CacheConfig, *, traced: bool = False, execution: Execution = "auto"
+        self,
+        config: PretrainedConfig,
+        cell: CacheConfig,
+        *,
+        traced: bool = False,
+        foresight: Recorder | None = None,
+        execution: Execution = "auto",
     ) -> None:
         if cell.max_cache_size is None:
             raise UsageError("max_cache_size=None: a sketch cache needs a bound; use transformers' DynamicCache")
+        if POLICIES[cell.importance].foresees and foresight is None:
+            raise UsageError(
+                f"importance={cell.importance!r} has to know the text before it begins: pass "
+                "foresight=sketch_eval.attention.foresee(model, tokens), and do not generate with it"
+            )
         shape = shape_of(config)
         check_cell(config, cell)
         count, self._window = shape.layers, shape.window
-        super().__init__(layers=[SketchLayer(cell, index, speeds(config, index), execution) for index in range(count)])
+        seen = {} if foresight is None else foresight.seen
+        super().__init__(
+            layers=[
+                SketchLayer(cell, index, speeds(config, index), seen.get(index), execution) for index in range(count)
+            ]
+        )
         self.traced = traced
         self._traces: list[list[Trace]] = [[] for _ in range(count)]
         self._tokens = self._valid = torch.empty(0)
@@ -160,8 +188,8 @@ class SketchCache(Cache):
             valid: bool `[batch, tokens]`, False for padding.
 
         Raises:
-            UsageError: the batch is not the one that the cache began with, or the text is longer than the model's
-                layers of sliding attention see.
+            UsageError: the batch is not the one that the cache began with; the text is longer than the model's layers
+                of sliding attention see; or a policy that foresees is given padding, or more than it has seen.
         """
         state = self.layers[0].state
         if self._window is not None and self._announced + tokens.shape[1] > self._window:
@@ -172,6 +200,12 @@ class SketchCache(Cache):
         if state is not None and len(state.seen) != len(tokens):
             raise UsageError(
                 f"input_ids of {len(tokens)} sequences: the cache holds {len(state.seen)}; make a cache for each batch"
+            )
+        foreseen = self.layers[0].foresight
+        if foreseen is not None and (not valid.all() or self._announced + tokens.shape[1] > foreseen.length):
+            raise UsageError(
+                f"input_ids: importance=clairvoyant has seen texts of {foreseen.length} tokens without padding; give "
+                "these, and nothing after them"
             )
         self._tokens, self._valid = tokens, valid
         self._announced += tokens.shape[1]

@@ -132,6 +132,11 @@ class CacheConfig(BaseModel):
         return self.topk
 
     @property
+    def foresees(self) -> bool:
+        """Whether the text has to be known before it begins, so that nothing can be generated."""
+        return self.max_cache_size is not None and POLICIES[self.importance].foresees
+
+    @property
     def ranks(self) -> bool:
         """Whether `importance` ever has a choice: of two victims or more, or of pairs to see."""
         if self.max_cache_size is None:
@@ -184,5 +189,6 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "knorm": {"importance": "knorm"},
     "h2o": {"importance": "exact", "decay": 1.0, "scope": "head"},
     "exact": {"importance": "exact"},
+    "clairvoyant": {"importance": "clairvoyant", "sinks": 0, "recent": 1},
 }
 """The control ladder of DESIGN §4: what each control changes in a cell."""

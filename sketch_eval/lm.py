@@ -18,7 +18,7 @@ from lm_eval.utils import get_rolling_token_windows
 
 from sketch_eval import provenance
 from sketch_eval.arguments import check_generation
-from sketch_eval.attention import in_parts
+from sketch_eval.attention import foresee, in_parts
 from sketch_eval.cache import SketchCache
 from sketch_eval.counts import Count, Counts, passed
 from sketch_eval.errors import UsageError, report_in_one_line
@@ -75,7 +75,13 @@ class SketchHF(LoadedLM):
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         self._passes = {}
-        answers = super()._loglikelihood_tokens(requests, *args, **kwargs)
+        size: Any = self.batch_size_per_gpu  # type: ignore[has-type]
+        if self.cell.foresees:  # Padding after a text's end must not be foreseen: one text at a time.
+            self.batch_size_per_gpu = 1
+        try:
+            answers = super()._loglikelihood_tokens(requests, *args, **kwargs)
+        finally:
+            self.batch_size_per_gpu = size
         for _, context, continuation in requests:
             # Requests with the same input share one pass.
             sequence = (context + continuation)[-(self.max_length + 1) :][:-1]
@@ -86,7 +92,7 @@ class SketchHF(LoadedLM):
     def _model_call(
         self, inps: torch.Tensor, attn_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
-        cache = self._new_cache()
+        cache = self._new_cache(inps)
         self._scored = (cache, inps, iter(range(len(inps))))
         if cache is None:
             return super()._model_call(inps, attn_mask, labels)
@@ -107,6 +113,11 @@ class SketchHF(LoadedLM):
     # Generation. HFLM pads on the left, and goes on with every row until all have met a stop string.
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        if self.cell.foresees:
+            raise UsageError(
+                f"importance={self.cell.importance!r} has to know the text before it begins, and cannot generate; name "
+                "tasks that score given texts"
+            )
         with self._evaluating("generate_until"):
             return self._generate_until(requests, disable_tqdm)
 
@@ -117,7 +128,7 @@ class SketchHF(LoadedLM):
             check_generation(request.args[1], self.transformer.generation_config, self.max_length)
             groups[repr(request.args[1])].append(index)
         answers, asked = [""] * len(requests), [Count()] * len(requests)
-        size: Any = self.batch_size_per_gpu  # type: ignore[has-type]
+        size: Any = self.batch_size_per_gpu
         if size == "auto":
             # Once, and not in each call: processes find the least of their sizes together, and need not have as many
             # settings.
@@ -237,11 +248,15 @@ class SketchHF(LoadedLM):
             "commit": provenance.commit(),
         }
 
-    def _new_cache(self) -> SketchCache | None:
-        """A cache for one batch, dropped after it; None where the model keeps its own, full one."""
-        return (
-            None if self.cell.max_cache_size is None else SketchCache(self.transformer.config, self.cell, traced=True)
-        )
+    def _new_cache(self, tokens: torch.Tensor | None = None) -> SketchCache | None:
+        """A cache for one batch, dropped after it; None where the model keeps its own, full one.
+
+        A policy that foresees needs the batch's tokens.
+        """
+        if self.cell.max_cache_size is None:
+            return None
+        seen = foresee(self.transformer, tokens) if self.cell.foresees and tokens is not None else None
+        return SketchCache(self.transformer.config, self.cell, traced=True, foresight=seen)
 
     @contextmanager
     def _evaluating(self, kind: str) -> Iterator[None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sketch_eval.config import CacheConfig
+from sketch_eval.foresight import Foresight
 from sketch_eval.hashing import Stream, head_stream
 from sketch_eval.policies import FATES, POLICIES, Pairs, Place
 
@@ -25,6 +26,7 @@ class LayerState:
         keys: any keys of the layer, `[batch, kv_heads, *, head_dim]`, for shape, dtype and device.
         slots: pairs that there is room for; by default C+1.
         speeds: how rotary positions turn the keys, as `rotary.speeds` gives them.
+        foresight: what the full cache saw of the text, for a policy that foresees.
 
     Attributes:
         units: rows of a sequence: 1, or the number of key/value heads.
@@ -46,10 +48,11 @@ class LayerState:
         keys: torch.Tensor,
         slots: int | None = None,
         speeds: torch.Tensor | None = None,
+        foresight: Foresight | None = None,
     ) -> None:
         assert cell.max_cache_size is not None
         batch, kv_heads, _, head_dim = keys.shape
-        self.cell, self.layer, self.speeds = cell, layer, speeds
+        self.cell, self.layer, self.speeds, self.foresight = cell, layer, speeds, foresight
         self.units = kv_heads if cell.scope == "head" else 1
         slots, rows, heads = slots or cell.max_cache_size + 1, batch * self.units, kv_heads // self.units
         self.keys = keys.new_zeros(rows, heads, head_dim, slots).transpose(2, 3)
@@ -58,7 +61,7 @@ class LayerState:
         self.fate = FATES[cell.strategy]
         self.counts = torch.ones(rows, slots, dtype=torch.float32, device=keys.device) if self.fate.counts else None
         self.seen = torch.zeros(batch, dtype=torch.int32, device=keys.device)
-        self.policy = POLICIES[cell.importance](cell, Place(rows, slots, self._stream(), keys.device))
+        self.policy = POLICIES[cell.importance](cell, Place(rows, slots, self._stream(), keys.device, foresight))
         shape = self.policy.item_shape
         self.items = None
         if shape is not None:
@@ -141,6 +144,13 @@ class Call:
     def length(self) -> int:
         """Tokens, padding included."""
         return self.tokens.shape[1]
+
+    def split(self, size: int) -> list[Call]:
+        """The call as calls of at most so many tokens, one after the other."""
+        vectors = (each.split(size, dim=2) for each in (self.q, self.k, self.v))
+        said = (each.split(size, dim=1) for each in (self.tokens, self.valid))
+        parts = zip(*vectors, *said, strict=True)
+        return [Call(q, k, v, tokens, valid, self.scaling) for q, k, v, tokens, valid in parts]
 
 
 @dataclass

@@ -24,7 +24,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "token": {"item": "token"},
     "head": {"scope": "head"},
     "head aggregate": {"scope": "head", "strategy": "aggregate", "item": "key"},
-    **{name: changes for name, changes in CONTROLS.items() if name != "full"},
+    **{name: changes for name, changes in CONTROLS.items() if name not in ("full", "clairvoyant")},
 }
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, PreTrainedModel
 
 from sketch_eval import bundled
-from sketch_eval.attention import enable
+from sketch_eval.attention import enable, foresee
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CacheConfig
 from sketch_eval.execution import Execution, advance, oracle
@@ -30,9 +30,12 @@ from sketch_eval.policies.items import ITEMS
 from sketch_eval.state import Call, LayerState
 
 RANKINGS = [
-    (name, item) for name, kind in POLICIES.items() for item in (ITEMS if "item" in kind.reads else ["position"])
+    (name, item)
+    for name, kind in POLICIES.items()
+    if not kind.foresees
+    for item in (ITEMS if "item" in kind.reads else ["position"])
 ]
-"""Every policy, with every item where it hashes one."""
+"""Every policy that can begin with a text that it does not know, with every item where it hashes one."""
 SKETCHED = [(name, item) for name, item in RANKINGS if POLICIES[name].sketched]
 HIDING: list[dict[str, Any]] = [{"strategy": name, "topk": 8} for name, fate in FATES.items() if fate.hides]
 UNTURNED: list[dict[str, Any]] = [*({"strategy": name} for name, fate in FATES.items() if not fate.turns), *HIDING]
@@ -54,7 +57,8 @@ def run(
     prefill: int | None = None,
 ) -> tuple[torch.Tensor, SketchCache]:
     """Logits and cache of a text, after `prefill` tokens one token at a time."""
-    cache = SketchCache(model.config, cell, traced=True, execution=execution)
+    seen = foresee(model, tokens) if cell.foresees else None
+    cache = SketchCache(model.config, cell, traced=True, execution=execution, foresight=seen)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     length = tokens.shape[1]
     ends = [length] if prefill is None else [prefill, *range(prefill + 1, length + 1)]
@@ -385,7 +389,7 @@ ONE_PASS = """
 import hashlib, torch
 from transformers import AutoModelForCausalLM
 from sketch_eval import bundled
-from sketch_eval.attention import enable
+from sketch_eval.attention import enable, foresee
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CacheConfig
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lm_eval.tasks import TaskManager
 from typer.testing import CliRunner
 
+from sketch_eval.attention import foresee
 from sketch_eval.cache import SketchCache
 from sketch_eval.commands import cli
 from sketch_eval.config import CacheConfig
@@ -88,8 +89,10 @@ def test_cells_of_one_computation_compute_the_same(
     assert computation(twin) == computation(cell)
     model = tiny_gpt2(seed=1)
     ids = torch.randint(1, 61, (2, 24), generator=torch.Generator().manual_seed(data.draw(st.integers(0, 9))))
+    seen = foresee(model, ids) if cell.foresees else None
     with torch.no_grad():
-        one, other = (model(ids, past_key_values=SketchCache(model.config, c)).logits for c in (cell, twin))
+        caches = (SketchCache(model.config, each, foresight=seen) for each in (cell, twin))
+        one, other = (model(ids, past_key_values=cache).logits for cache in caches)
     assert torch.equal(one, other)
 
 

@@ -198,8 +198,8 @@ def test_the_ledger_is_of_the_cache_that_runs(
     made: list[SketchCache] = []
     new_cache = lm._new_cache
 
-    def keep() -> SketchCache:
-        cache = new_cache()
+    def keep(tokens: torch.Tensor) -> SketchCache:
+        cache = new_cache(tokens)
         assert cache is not None
         made.append(cache)
         return cache

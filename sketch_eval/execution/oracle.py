@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from sketch_eval.config import CacheConfig
+from sketch_eval.foresight import Foresight
 from sketch_eval.hashing import sign_hash, uniform
 from sketch_eval.policies.items import KEY_BITS
 from sketch_eval.sketches import CountMinSketch, CountSketch, RaceSketch, Sketch
 from sketch_eval.state import Call, LayerState, Trace
 
-SPELT = ("count_min", "count_sketch", "race", "exact", "last", "recency", "random", "knorm")
+SPELT = ("count_min", "count_sketch", "race", "exact", "last", "recency", "random", "knorm", "clairvoyant")
 """The policies that it knows: each has its own words here."""
 
 FATES_SPELT = ("topk", "aggregate", "aggregate_values", "aggregate_turned")
@@ -65,13 +66,21 @@ class Oracle:
         layer: index of the layer, which seeds the hashes.
         head: with scope=head, which key/value head, which seeds them too; None where the layer's share one store.
         speeds: radians a position of the rotary keys, float32 `[pairs]`; None where there are none.
+        attention: of the full cache's queries over the same text, the mass of each pair up to the query's own, one
+            after the other; None unless importance=clairvoyant.
     """
 
     def __init__(
-        self, cell: CacheConfig, layer: int, head: int | None = None, speeds: torch.Tensor | None = None
+        self,
+        cell: CacheConfig,
+        layer: int,
+        head: int | None = None,
+        speeds: torch.Tensor | None = None,
+        attention: list[torch.Tensor] | None = None,
     ) -> None:
         assert cell.max_cache_size is not None
         self.cell, self.layer, self.cap, self.speeds = cell, layer, cell.max_cache_size, speeds
+        self.attention, self.answered = attention, 0
         self.stream = layer if head is None else 2**32 * (head + 1) + layer
         self.pairs: list[Pair] = []
         self.t = -1
@@ -112,6 +121,7 @@ class Oracle:
                 pair.score = 0.0
         for pair, weight in zip(visible, mass.tolist(), strict=True):
             pair.score += weight
+        self.answered += 1
 
         # 4. Bound.
         if len(self.pairs) > self.cap:
@@ -161,6 +171,10 @@ class Oracle:
                 return uniform(torch.tensor(pair.position), self.cell.seed, self.stream).item()
             case "knorm":
                 return -pair.key.norm().item()
+            case "clairvoyant":
+                assert self.attention is not None
+                later = [float(row[pair.position]) for row in self.attention[max(self.answered, pair.position) :]]
+                return sum(later) if sum(later) >= 1e-9 else 0.0
         assert self.sketch is not None
         return self.sketch.estimate(pair.item[None, None]).item()
 
@@ -224,6 +238,19 @@ class Oracle:
         return None
 
 
+def _full_attention(seen: Foresight, sequence: int, mine: slice, asking: slice) -> list[torch.Tensor]:
+    """The masses that the queries of a row give in the full cache, one query after the other."""
+    queries, keys = seen.queries[sequence, asking].double(), seen.keys[sequence, mine].double()
+    rows = []
+    for t in range(keys.shape[1]):
+        each = [
+            torch.softmax(keys[head // (len(queries) // len(keys)), : t + 1] @ queries[head, t] * seen.scaling, dim=0)
+            for head in range(len(queries))
+        ]
+        rows.append(torch.stack(each).mean(0))
+    return rows
+
+
 def serves(state: LayerState, call: Call) -> bool:
     """Whole sequences only, for it keeps no state from one call to the next, of the policies that are spelt here."""
     known = state.cell.importance in SPELT and state.cell.strategy in FATES_SPELT
@@ -240,7 +267,11 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
     for b in range(batch):
         for unit in range(state.units):
             mine, asking = slice(unit * heads, (unit + 1) * heads), slice(unit * queries, (unit + 1) * queries)
-            store = Oracle(state.cell, state.layer, unit if state.cell.scope == "head" else None, state.speeds)
+            attention = None
+            if state.foresight is not None:
+                attention = _full_attention(state.foresight, b, mine, asking)
+            head = unit if state.cell.scope == "head" else None
+            store = Oracle(state.cell, state.layer, head, state.speeds, attention)
             row = b * state.units + unit
             for i in call.valid[b].nonzero().flatten().tolist():
                 q, k, v = call.q[b, asking, i], call.k[b, mine, i], call.v[b, mine, i]

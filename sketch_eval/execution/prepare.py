@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sketch_eval.policies.clairvoyant import Clairvoyant
 from sketch_eval.state import Call, LayerState
 
 
@@ -22,6 +23,8 @@ class Prepared:
         counts: float32 `[rows, slots]`, ones where the fate counts nothing.
         cells: int32 `[rows, slots, depth]`; scores: float32 `[rows, slots]`; table: float32 `[rows, depth, width]`.
         new_cells: int32 `[rows, tokens, depth]`; new_scores: float32 `[rows, tokens]`.
+        ahead: float32 `[rows, tokens, text]`, the score of every position of a text that is foreseen, after each token;
+            a placeholder for other policies.
     """
 
     keys: torch.Tensor
@@ -32,6 +35,7 @@ class Prepared:
     table: torch.Tensor
     new_cells: torch.Tensor
     new_scores: torch.Tensor
+    ahead: torch.Tensor
     _items: torch.Tensor
     _first: torch.Tensor
     _valid: torch.Tensor
@@ -63,7 +67,10 @@ def prepare(state: LayerState, call: Call) -> Prepared:
     items = policy.items(arriving)
     new_cells, new_scores = _split(policy.tags(items, arriving))
     cells, scores = _split(state.tags())
-    held = policy.tensors()
+    held, ahead = policy.tensors(), torch.empty(rows, 1, 1)
+    if isinstance(policy, Clairvoyant):
+        scores, new_scores = policy.estimate(state.tags()), policy.estimate(items)
+        ahead = policy.ahead(call.length)
     if "scores" in held:
         scores, new_scores = held["scores"], torch.zeros_like(new_scores)
     return Prepared(
@@ -75,6 +82,7 @@ def prepare(state: LayerState, call: Call) -> Prepared:
         table=held.get("sketch", cells.new_zeros(rows, 1, 1, dtype=torch.float32)),
         new_cells=new_cells,
         new_scores=new_scores,
+        ahead=ahead,
         _items=items,
         _first=first,
         _valid=valid,

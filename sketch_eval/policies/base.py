@@ -16,6 +16,7 @@ from sketch_eval.hashing import Stream
 
 if TYPE_CHECKING:  # The config's choices are the registry's, so nothing here may need the config.
     from sketch_eval.config import CacheConfig
+    from sketch_eval.foresight import Foresight
 
 Observed = Literal["tokens", "keys", "values", "queries", "weights", "mass"]
 
@@ -32,12 +33,14 @@ class Place:
         slots: pairs that the store of a row has room for.
         stream: of its hashes: the layer's, or one for each key/value head of it.
         device: where its tensors live.
+        foresight: what the full cache saw of the text, for a policy that foresees.
     """
 
     rows: int
     slots: int
     stream: Stream
     device: torch.device
+    foresight: Foresight | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class Policy(ABC):
     """Those of `ARGUMENTS` that its decisions depend on: what tells computations apart."""
     sketched: ClassVar[bool] = False
     """Whether it is a sketch, and not a control to hold one against."""
+    foresees: ClassVar[bool] = False
+    """Whether it has to know the text before it begins: for scoring alone."""
 
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         self.cell, self.place = cell, place

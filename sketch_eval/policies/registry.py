@@ -7,6 +7,7 @@ the tests are all made of these two.
 from __future__ import annotations
 
 from sketch_eval.policies.base import Policy
+from sketch_eval.policies.clairvoyant import Clairvoyant
 from sketch_eval.policies.counters import Exact, Last
 from sketch_eval.policies.drop import Drop
 from sketch_eval.policies.fate import Fate
@@ -25,6 +26,7 @@ _POLICIES: tuple[type[Policy], ...] = (
     Recency,
     Random,
     KeyNorm,
+    Clairvoyant,
 )
 _FATES: tuple[type[Fate], ...] = (
     Drop,

@@ -11,6 +11,7 @@ import torch
 from sketch_eval.execution.compiled.scan import Decided, Rules, Store, Tokens, scan_for
 from sketch_eval.execution.compiled.sources import FATES, SOURCES
 from sketch_eval.execution.prepare import prepare
+from sketch_eval.policies.clairvoyant import BLOCK
 from sketch_eval.state import Call, LayerState, Trace
 
 
@@ -25,6 +26,9 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
 
     Half-precision stores are widened for the call and rounded once at its end.
     """
+    if state.foresight is not None and call.length > BLOCK:  # What is ahead is a row of the text for each token.
+        parts = [advance(state, part) for part in call.split(BLOCK)]
+        return torch.cat([output for output, _ in parts], 1), Trace.join([trace for _, trace in parts])
     cell, units = state.cell, state.units
     assert cell.max_cache_size is not None
     batch, query_heads, length, head_dim = call.q.shape
@@ -44,7 +48,7 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
     arriving, stored, decided = (
         [tensor.unflatten(0, (batch, units)).numpy() for tensor in tensors]
         for tensors in (
-            (ready.new_cells, ready.new_scores),
+            (ready.new_cells, ready.new_scores, ready.ahead),
             (ready.keys, ready.values, state.positions, ready.counts, ready.cells, ready.scores, ready.table),
             (trace.victims, trace.survivors, trace.hidden),
         )

@@ -14,7 +14,7 @@ from sketch_eval.execution.compiled.fold import merge, nearest, turn
 from sketch_eval.execution.compiled.jit import F, kept, version
 from sketch_eval.execution.compiled.maths import norm
 from sketch_eval.execution.compiled.sketch import add, add_conservatively, divide
-from sketch_eval.execution.compiled.sources import DROP, EXACT, FOLD_TURNED, FOLD_VALUES, KNORM, LAST, RACE
+from sketch_eval.execution.compiled.sources import DROP, EXACT, FOLD_TURNED, FOLD_VALUES, FORESEEN, KNORM, LAST, RACE
 
 MAX_GAIN = F(2.0**40)
 _f, _i, _b = numba.float32, numba.int32, numba.boolean
@@ -27,11 +27,13 @@ class Tokens(NamedTuple):
         valid: bool `[tokens]`.
         cells: int32 `[units, tokens, depth]`, the tokens' cells in the tables; unused without a sketch.
         scores: float32 `[units, tokens]`, the tokens' first scores; unused with a sketch.
+        ahead: float32 `[units, tokens, text]`, with FORESEEN the score of every position after each token.
     """
 
     valid: Any = _b[::1]
     cells: Any = _i[:, :, ::1]
     scores: Any = _f[:, ::1]
+    ahead: Any = _f[:, :, ::1]
 
 
 class Store(NamedTuple):
@@ -213,6 +215,9 @@ def scan_for(source: int, fate: int) -> Any:
                 elif source == EXACT:
                     for s in range(m):
                         scores[s] = scores[s] * rules.decay + mass[s]
+                elif source == FORESEEN:
+                    for s in range(m):
+                        scores[s] = tokens.ahead[unit, i, positions[s]]
                 elif source == LAST:
                     for s in range(m):
                         scores[s] = mass[s]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-COUNT_MIN, COUNT_SKETCH, RACE, EXACT, LAST, FIXED, KNORM = range(7)
+COUNT_MIN, COUNT_SKETCH, RACE, EXACT, LAST, FIXED, KNORM, FORESEEN = range(8)
 
 SOURCES = {
     "count_min": COUNT_MIN,
@@ -13,6 +13,7 @@ SOURCES = {
     "recency": FIXED,
     "random": FIXED,
     "knorm": KNORM,
+    "clairvoyant": FORESEEN,
 }
 """Up to RACE they are sketches. FIXED: the tags of a pair are its estimate and never change."""
 

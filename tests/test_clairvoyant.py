@@ -1,0 +1,111 @@
+"""The clairvoyant control: it evicts by the attention that the full cache has still to give (DESIGN §9)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from typing import Any, cast
+
+import pytest
+import torch
+from conftest import tiny_gpt2
+from lm_eval.api.instance import Instance
+from test_executions import UNTURNED, assert_follows_oracle, run, small_cell
+from transformers import GPT2LMHeadModel, PreTrainedModel
+
+from sketch_eval import UsageError
+from sketch_eval.attention import enable, foresee
+from sketch_eval.cache import SketchCache
+from sketch_eval.config import CONTROLS, CacheConfig
+from sketch_eval.lm import SketchGPT2
+
+FORESEEN = CONTROLS["clairvoyant"]
+
+
+def texts(rows: int, length: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(1, 61, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("scope", ["layer", "head"])
+def test_the_victim_is_the_pair_with_the_least_attention_still_to_come(scope: str) -> None:
+    """Recomputed from the weights that transformers itself says its full cache gave."""
+    model = tiny_gpt2(seed=2, layers=1)
+    tokens = texts(1, 40)
+    untouched = GPT2LMHeadModel(copy.deepcopy(model.config)).eval()
+    untouched.load_state_dict(model.state_dict())
+    untouched.set_attn_implementation("eager")
+    with torch.no_grad():
+        weights = untouched(tokens, output_attentions=True).attentions[0][0].double()
+    expected = []
+    for mass in weights if scope == "head" else [weights.mean(0)]:
+        held, victims = [], []
+        for t in range(40):
+            held.append(t)
+            victim = -1
+            if len(held) > 12:
+                victim = min(held[:-1], key=lambda position: (float(mass[t + 1 :, position].sum()), position))
+                held.remove(victim)
+            victims.append(victim)
+        expected.append(victims)
+    cell = CacheConfig(max_cache_size=12, scope=cast(Any, scope), **FORESEEN)
+    assert run(model, cell, tokens, torch.ones_like(tokens), "auto")[1].trace(0).victims.tolist() == expected
+
+
+@pytest.mark.parametrize("fate", UNTURNED, ids=str)
+@pytest.mark.parametrize("scope", ["layer", "head"])
+@pytest.mark.parametrize("which", ["model", "grouped"])
+def test_all_executions_decide_as_the_oracle(
+    request: pytest.FixtureRequest, which: str, scope: str, fate: dict[str, Any]
+) -> None:
+    model: PreTrainedModel = request.getfixturevalue(which)
+    tokens = texts(2, 30)
+    cell = small_cell(scope=scope, **{**FORESEEN, "recent": 2}, **fate)
+    compared, there = assert_follows_oracle(model, cell, tokens, torch.ones_like(tokens))
+    assert compared >= 0.8 * there
+
+
+def test_a_long_text_is_foreseen_block_by_block(grouped: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("policies.clairvoyant", "execution.compiled.run"):
+        monkeypatch.setattr(f"sketch_eval.{module}.BLOCK", 16)
+    tokens = texts(1, 70)
+    cell = CacheConfig(max_cache_size=20, scope="head", **FORESEEN)
+    compared, there = assert_follows_oracle(grouped, cell, tokens, torch.ones_like(tokens))
+    assert compared >= 0.8 * there
+
+
+def likelihoods(lm: SketchGPT2, pairs: list[tuple[str, str]]) -> list[float]:
+    requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    return [likelihood for likelihood, _ in lm.loglikelihood(requests, disable_tqdm=True)]
+
+
+def test_a_text_is_scored_as_alone_in_any_batch_and_better_than_by_a_window() -> None:
+    source = inspect.getsource(json.decoder)
+    pairs = [
+        (source[at : at + 900], source[at + 900 : at + 1800 - 300 * number]) for number, at in enumerate((0, 4000))
+    ]
+    lm = SketchGPT2(pretrained="bundled", max_cache_size=64, scope="head", batch_size=2, device="cpu", **FORESEEN)
+    together = likelihoods(lm, pairs)
+    assert [likelihoods(lm, [pair])[0] for pair in pairs] == together
+    assert lm.counts.tasks[""].evictions > 0
+    lm.cell = CacheConfig(max_cache_size=64, **CONTROLS["window"])
+    assert sum(together) > sum(likelihoods(lm, pairs)) + 5
+
+
+def test_what_cannot_be_foreseen_is_refused_in_one_line(model: GPT2LMHeadModel) -> None:
+    cell = CacheConfig(max_cache_size=16, **FORESEEN)
+    with pytest.raises(UsageError, match="importance='clairvoyant' has to know the text before it begins: pass"):
+        SketchCache(model.config, cell)
+    tokens = texts(2, 20)
+    enable(model)
+    cache = SketchCache(model.config, cell, foresight=foresee(model, tokens))
+    with pytest.raises(UsageError, match="has seen texts of 20 tokens without padding"):
+        model(tokens, attention_mask=torch.tensor([[1] * 20, [0] * 3 + [1] * 17]), past_key_values=cache)
+    with torch.no_grad():
+        model(tokens, past_key_values=cache)
+    with pytest.raises(UsageError, match="and nothing after them"):
+        model(tokens[:, :1], past_key_values=cache)
+    lm = SketchGPT2(pretrained="bundled", max_cache_size=64, device="cpu", **FORESEEN)
+    asked = Instance("generate_until", {}, ("def f(", {"until": ["\n"], "max_gen_toks": 4}), 0)
+    with pytest.raises(UsageError, match="cannot generate; name tasks that score given texts"):
+        lm.generate_until([asked])
