@@ -1,7 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer, make and a package index; everything they install goes into .venv.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
-BOOKS ?= ../shared/data/books
+BOOKS ?= ../shared/data/english,../shared/data/books
+KEPT_OUT ?= a-short-history-of-the-world.txt,sailing-alone-around-the-world.txt,the-age-of-innocence.txt
 PY := .venv/bin/python
 SKETCH := .venv/bin/sketch-eval
 STAMP := .venv/.installed
@@ -28,11 +29,13 @@ test-slow: $(STAMP)
 demo: $(STAMP)
 	$(SKETCH) sweep demo --output runs/demo
 
-# The second step reads a folder of novels as plain text (the model card names them): make train BOOKS=folder
+# The models that are to follow the bundled one: hours each. BOOKS are folders of works as plain text, with commas between
+# them; KEPT_OUT are files of them that the held-out loss is taken on. Both go on where they were stopped.
 train: $(STAMP)
-	$(PY) -m sketch_eval.train --out runs/first
-	$(PY) -m sketch_eval.train --start runs/first/model --books $(BOOKS) --steps 4200 --cooldown 1700 --warmup 50 \
-		--rate 8e-4 --lengths 0:512,500:1024 --drills 0:0.35 --seed 1 --out runs/bundled
+	$(PY) -m sketch_eval.train --books $(BOOKS) --kept-out "$(KEPT_OUT)" --width 320 --layers 5 --heads 5 \
+		--lengths 0:128,300:256,800:512,1300:1024 --out runs/gpt2
+	$(PY) -m sketch_eval.train --books $(BOOKS) --kept-out "$(KEPT_OUT)" --width 320 --layers 5 --shape llama --heads 10 \
+		--kv-heads 2 --positions 4096 --lengths 0:128,300:256,800:512,1300:1024,2600:2048,3200:4096 --out runs/rotary
 
 # Every committed table, anew, from one state of the code. Two hours on 2 cores; OMP_NUM_THREADS=1 make -j2 tables takes
 # less and scores the same, bit for bit. WikiText-2 and LAMBADA come from the hub, or from a cache of it: HF_HOME=folder
