@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import peers_theirs
 import torch
 import typer
-from peers_theirs import Scored, Texts, by_token, likelihood, measure, versions
+from peers_theirs import Scored, Texts, by_token, held, likelihood, measure, versions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sketch_eval import bundled
@@ -46,9 +46,7 @@ def ours(pretrained: str, cap: int) -> dict[str, Callable[[torch.Tensor], Scored
         def score(tokens: torch.Tensor) -> Scored:
             cache = SketchCache(model.config, CacheConfig(max_cache_size=cap, **fields))
             logits = torch.cat([part.logits for part in in_parts(model, tokens, cache)], 1)
-            return likelihood(logits, tokens), max(
-                int((layer.state.positions >= 0).sum(1).max()) for layer in cache.layers
-            )
+            return likelihood(logits, tokens), held(cache)
 
         return score
 
@@ -64,7 +62,7 @@ def ours(pretrained: str, cap: int) -> dict[str, Callable[[torch.Tensor], Scored
     return found | {"sketch_eval window, token by token": decoded}
 
 
-def table(found: dict[str, Any], sizes: list[int], tokens: int) -> list[str]:
+def table(found: dict[str, Any], sizes: list[int]) -> list[str]:
     """The rows, against the first way."""
     full = next(iter(found.values()))
     rows = ["| way | pairs a layer holds | byte perplexity | over the full cache | seconds | × the full pass |"]
@@ -112,7 +110,7 @@ def main(
     said = ", ".join(f"{name} {version}" for name, version in {**versions(), **other["versions"]}.items())
     lines = [f"{count} texts of {length} tokens, cap {cap}, {platform.machine()}, {torch.get_num_threads()} threads. "]
     lines[0] += f"Ours with transformers {importlib.metadata.version('transformers')}; the others with {said}."
-    lines += ["", *table({**mine, **other["found"]}, sizes, length * count)]
+    lines += ["", *table({**mine, **other["found"]}, sizes)]
     print("\n".join(lines))
     if output is not None:
         output.write_text("\n".join(["# Peers", "", *lines]) + "\n", encoding="utf-8")

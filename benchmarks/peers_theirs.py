@@ -38,6 +38,8 @@ def by_token(model: Any, tokens: torch.Tensor, cache: Any) -> Scored:
 
 def held(cache: Any) -> int:
     """Most pairs that a layer of a cache holds: those in full precision, and quantised ones where it counts them."""
+    if hasattr(cache.layers[0], "state"):  # Ours, which has a free slot.
+        return max(int((layer.state.positions >= 0).sum(1).max()) for layer in cache.layers)
     whole = [layer.keys.shape[-2] for layer in cache.layers if layer.keys is not None and layer.keys.dim() == 4]
     counted = [getattr(layer, "cumulative_length", 0) for layer in cache.layers if hasattr(layer, "_quantized_keys")]
     return max([0, *whole, *counted])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -48,8 +49,17 @@ def sketch_attention(
     return sketch_cache.attend(module.layer_idx, query, key, value, scaling), None  # type: ignore[arg-type]
 
 
+_bounded: ContextVar[bool] = ContextVar("bounded", default=False)
+"""Whether the forward pass that is under way has a `SketchCache`, which needs no mask."""
+
+
+def sketch_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """transformers' mask; none for a bounded cache, which knows its pairs' positions: it would be length by length."""
+    return None if _bounded.get() else sdpa_mask(*args, **kwargs)
+
+
 AttentionInterface.register(NAME, sketch_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(NAME, sketch_mask)
 
 
 def enable(model: PreTrainedModel) -> None:
@@ -83,15 +93,16 @@ def in_parts(
     """The outputs of a model for texts of any length, a part of them after the other.
 
     What one part leaves in the cache is all that the next one needs, so that beside the outputs that are kept no memory
-    grows with the text. They are those of one pass, decision by decision.
+    grows with the text. They are those of one pass but for rounding. The parts are of about one size: matrix products
+    of a few rows round otherwise than those of many.
 
     Args:
         model: a model on which `enable` was called, or its base model, which makes no logits.
         tokens: ids, int64 `[batch, tokens]`, without padding on the left.
         cache: a new cache.
-        size: tokens of a part.
+        size: tokens of a part, at most.
     """
-    for part in tokens.split(size, dim=1):
+    for part in tokens.tensor_split(-(-tokens.shape[1] // size), dim=1):
         yield model(part, past_key_values=cache)
 
 
@@ -99,6 +110,7 @@ def _announce(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     """Before the model's forward: tell the cache what tokens come, and send it along to the attention function."""
     call = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     cache, tokens, mask = (call.get(name) for name in ("past_key_values", "input_ids", "attention_mask"))
+    _bounded.set(isinstance(cache, SketchCache))
     if not isinstance(cache, SketchCache | Recorder):
         return None
     if module.config._attn_implementation != NAME:

@@ -57,7 +57,7 @@ class SketchLayer(CacheLayerMixin):
         self.state: LayerState | None = None
         self.keys: torch.Tensor | None = None
         self.values: torch.Tensor | None = None
-        self.tokens_seen = 0
+        self.tokens_seen = self.tokens_attended = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.state = LayerState(self.cell, self.index, key_states, speeds=self.speeds, foresight=self.foresight)
@@ -77,6 +77,7 @@ class SketchLayer(CacheLayerMixin):
     def attend(self, call: Call) -> tuple[torch.Tensor, Trace]:
         """Store new tokens, evict, and attend from each; see `sketch_eval.execution.stepwise.advance`."""
         assert self.state is not None
+        self.tokens_attended += call.length
         return advance(self.execution, self.state, call)
 
     def get_seq_length(self) -> int:
@@ -84,7 +85,7 @@ class SketchLayer(CacheLayerMixin):
         return self.tokens_seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """As for the new tokens alone: no mask is used, and one over all that were seen would grow with the text."""
+        """As for the new tokens alone: the store masks its own pairs, by their positions."""
         return query_length, 0
 
     def get_max_length(self) -> int:
@@ -92,7 +93,8 @@ class SketchLayer(CacheLayerMixin):
         return -1
 
     def reset(self) -> None:
-        self.state, self.keys, self.values, self.tokens_seen, self.is_initialized = None, None, None, 0, False
+        self.state, self.keys, self.values, self.is_initialized = None, None, None, False
+        self.tokens_seen = self.tokens_attended = 0
 
     def crop(self, max_length: int) -> None:
         """Refused: an evicted pair cannot come back, so no token can be taken back (assisted decoding would).
@@ -174,6 +176,12 @@ class SketchCache(Cache):
         Raises:
             UsageError: the model does not consult the cache.
         """
+        before = self.layers[layer_idx - 1]  # The last one, of the call before, for the first.
+        if before.tokens_seen != before.tokens_attended:
+            raise UsageError(
+                "past_key_values: the model's attention does not go through transformers' AttentionInterface, so that "
+                "no cell can bound it; give a model of transformers' own"
+            )
         if self.layers[layer_idx].tokens_seen + key_states.shape[-2] > self._announced:
             raise UsageError(
                 "past_key_values: the model knows no sketch cache; call sketch_eval.attention.enable(model)"
@@ -232,10 +240,12 @@ class SketchCache(Cache):
         A line for each row of `LayerState`: a sequence with scope=layer, a key/value head of one with scope=head.
 
         Raises:
-            UsageError: the cache is not `traced`.
+            UsageError: the cache is not `traced`, or the layer's attention never asked it.
         """
         if not self.traced:
             raise UsageError("traced=False: make the cache with traced=True to see what it decides")
+        if not self._traces[layer]:
+            raise UsageError("past_key_values: the model's attention never asked the cache, which so bounded nothing")
         return Trace.join(self._traces[layer])
 
     def nbytes(self) -> dict[str, int]:

@@ -42,8 +42,18 @@ class Shape:
 
 
 def common_shape(config: Any) -> Shape:
-    """The shape of a config that has transformers' common names."""
-    heads, positions, window = config.num_attention_heads, config.max_position_embeddings, _window(config)
+    """The shape of a config that has transformers' common names; `layer_types` says which of its layers slide."""
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    return _shape(config, getattr(config, "sliding_window", None) if slides else None)
+
+
+def sliding_shape(config: Any) -> Shape:
+    """The same for families all of whose layers slide wherever the config has a window, whatever else it says."""
+    return _shape(config, config.sliding_window)
+
+
+def _shape(config: Any, window: int | None) -> Shape:
+    heads, positions = config.num_attention_heads, config.max_position_embeddings
     return Shape(
         layers=config.num_hidden_layers,
         query_heads=heads,
@@ -54,18 +64,11 @@ def common_shape(config: Any) -> Shape:
     )
 
 
-def _window(config: Any) -> int | None:
-    """Tokens that the layers of sliding attention see; None where there are none."""
-    kinds = getattr(config, "layer_types", None)
-    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
-    return getattr(config, "sliding_window", None) if slides else None
-
-
 def common_flaw(config: Any) -> str:
     """Why no bounded cache is exact for a model of any family; empty where one can be."""
     if getattr(config, "add_cross_attention", False):
         return "has cross-attention; give a plain language model"
-    if getattr(config, "use_bidirectional_attention", None):
+    if getattr(config, "use_bidirectional_attention", None) or getattr(config, "is_causal", True) is False:
         return "attends to the tokens that follow; give a causal language model"
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "caps its attention's logits, which the bounded attention does not; give a model that does not"
@@ -106,12 +109,12 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "gpt2": Family("GPT-2", "gpt2, gpt2-medium, distilgpt2 or bundled"),
     "llama": Family("Llama", "HuggingFaceTB/SmolLM-135M or TinyLlama/TinyLlama_v1.1"),
-    "mistral": Family("Mistral", "mistralai/Mistral-7B-v0.3"),
+    "mistral": Family("Mistral", "mistralai/Mistral-7B-v0.3", sliding_shape),
     "qwen2": Family("Qwen2", "Qwen/Qwen2.5-0.5B"),
     "qwen3": Family("Qwen3", "Qwen/Qwen3-0.6B-Base"),
     "gpt_neox": Family("GPT-NeoX", "EleutherAI/pythia-70m"),
     "phi": Family("Phi", "microsoft/phi-1_5"),
-    "phi3": Family("Phi-3", "microsoft/Phi-3-mini-4k-instruct"),
+    "phi3": Family("Phi-3", "microsoft/Phi-3-mini-4k-instruct", sliding_shape),
     "olmo": Family("OLMo", "allenai/OLMo-1B-hf"),
     "olmo2": Family("OLMo 2", "allenai/OLMo-2-0425-1B"),
     "gemma": Family("Gemma", "google/gemma-2b"),
@@ -149,6 +152,8 @@ def _why(config: Any) -> str:
     """What keeps a model of no known family from being one, where its config says it."""
     if config.model_type in FAMILIES:
         return ", which sketch_hf takes"
+    if config.get_text_config() is not config:
+        return ", which takes more than text"
     if getattr(config, "is_encoder_decoder", False):
         return ", whose encoder and decoder share no cache that could be bounded"
     if getattr(config, "kv_lora_rank", None):

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+_PARTIAL = ("gpt_neox", "phi", "phi3")
+"""Families that turn a part of a key's channels where the config says so; the others do not read it."""
+
 
 def speeds(config: Any, layer: int) -> torch.Tensor | None:
     """Radians that one position turns each pair of channels of a layer's keys by.
@@ -35,7 +38,7 @@ def speeds(config: Any, layer: int) -> torch.Tensor | None:
     if settings.get("rope_type", "default") != "default":
         return ROPE_INIT_FUNCTIONS[settings["rope_type"]](config, "cpu", **of_layer)[0].float()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    turned = int(size * settings.get("partial_rotary_factor", 1.0))
+    turned = int(size * settings.get("partial_rotary_factor", 1.0)) if config.model_type in _PARTIAL else size
     return 1.0 / (settings["rope_theta"] ** (torch.arange(0, turned, 2, dtype=torch.float32) / turned))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_gpt2
-from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
+from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from sketch_eval import UsageError
 from sketch_eval.attention import enable, in_parts
@@ -269,8 +269,35 @@ def test_a_text_in_parts_is_the_text_at_once(model: GPT2LMHeadModel, name: str) 
     whole = logits(model, tokens, cell_of(name))
     with torch.no_grad():
         parts = [part.logits for part in in_parts(model, tokens, SketchCache(model.config, cell_of(name)), size=23)]
-    assert [part.shape[1] for part in parts] == [23, 23, 14]
+    assert [part.shape[1] for part in parts] == [20, 20, 20]
     assert (torch.cat(parts, 1) - whole).abs().max() < 1e-4
+
+
+def test_a_padded_prompt_makes_no_mask_of_its_length_squared(
+    model: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, mask = torch.cat([text(1, 30), text(2, 30)]), torch.ones(2, 30, dtype=torch.long)
+    mask[1, :7] = 0
+    made = []
+    monkeypatch.setattr("sketch_eval.attention.sdpa_mask", lambda *args, **kwargs: made.append(kwargs))
+    with torch.no_grad():
+        model(tokens, attention_mask=mask, past_key_values=SketchCache(model.config, cell_of("count_min")))
+        assert made == []
+        model(tokens, attention_mask=mask)
+    assert len(made) == 1
+
+
+def test_attention_that_never_asks_the_cache_is_refused(grouped: LlamaForCausalLM) -> None:
+    """As code from a hub may have it, under the name of a known family."""
+    model = copy.deepcopy(grouped)
+
+    def forward(hidden_states: torch.Tensor, past_key_values: Any, **_: Any) -> tuple[torch.Tensor, None]:
+        past_key_values.update(*(torch.zeros(1, 2, hidden_states.shape[1], 8) for _ in range(2)), layer_idx=0)
+        return hidden_states, None
+
+    model.model.layers[0].self_attn.forward = forward
+    with pytest.raises(UsageError, match="does not go through transformers' AttentionInterface"):
+        model(text(1, 20), past_key_values=SketchCache(model.config, cell_of("count_min")))
 
 
 def test_another_model_and_a_cell_without_a_bound_are_refused(model: GPT2LMHeadModel) -> None:

@@ -103,6 +103,7 @@ SCALED: dict[str, dict[str, Any]] = {
 } | {
     "llama": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     | {"original_max_position_embeddings": 64, "rope_theta": 1e4},
+    "granite": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
     "qwen2": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4},
 }
 
@@ -138,6 +139,13 @@ ROTARY = {"rope_theta": 1e4}
             "attend to the last 32 tokens only, which a cell would not do; give 1 to",
         ),
         ("llama", {"rope_parameters": ROTARY | {"rope_type": "dynamic", "factor": 2.0}}, "of the kind 'dynamic'"),
+        (
+            "phi3",
+            {"sliding_window": 64, "use_sliding_window": False},
+            "attend to the last 64 tokens only, which a cell",
+        ),
+        ("llama", {"is_causal": False}, "attends to the tokens that follow; give a causal language model"),
+        ("qwen2_vl", {}, "is a qwen2_vl model, which takes more than text; give one of"),
         ("gemma2", {}, "is a gemma2 model, which caps its attention's logits"),
         ("bloom", {}, "is a bloom model; give one of GPT-2, Llama, Mistral"),
         ("t5", {}, "is a t5 model, whose encoder and decoder share no cache that could be bounded; give one of"),
@@ -171,6 +179,7 @@ def test_texts_within_the_window_of_sliding_layers_are_exact_and_longer_ones_ref
     )
     assert wide == pytest.approx(full, abs=1e-4)
     assert shape_of(model.config).window == 64
+    assert shape_of(AutoConfig.for_model("llama", sliding_window=64)).window is None  # Its code never reads it.
     enable(model)
     with pytest.raises(UsageError, match="a text of more than 64 tokens"):
         model(torch.ones(1, 65, dtype=torch.long), past_key_values=SketchCache(model.config, CacheConfig()))

@@ -118,6 +118,9 @@ def test_metadata_reaches_the_tasks_their_identity_and_the_command(tmp_path: Pat
     assert not report.failed
     row = Sweep(tmp_path / "out").rows()[-1]
     assert json.loads(shlex.split(row.command)[-1]) == {"text_folder": str(tmp_path)}
+    write(tmp_path / "out")
+    _, about, entry = find(row.row, [tmp_path / "out"])
+    assert reproduce(entry, about, Here, Silent()).verdict == "equal"
 
 
 def test_the_order_of_a_grid_is_the_order_of_its_tables(tmp_path: Path, grid: Grid, crew: Here) -> None:

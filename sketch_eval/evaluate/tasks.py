@@ -74,7 +74,7 @@ def load_tasks(grid: Grid) -> dict[str, LoadedTask]:
     Raises:
         UsageError: an unknown task, one whose documents cannot be had, or one without a metric for the tables.
     """
-    manager = TaskManager(metadata=grid.metadata | grid.model.arguments(), include_path=grid.include_path)
+    manager = TaskManager(metadata=grid.model.arguments() | grid.metadata, include_path=grid.include_path)
     loaded: dict[str, LoadedTask] = {}
     for name, options in grid.tasks.items():
         if name not in manager.all_tasks:

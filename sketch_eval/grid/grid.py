@@ -82,10 +82,11 @@ class Block(BaseModel):
     @model_validator(mode="after")
     def _varies_what_it_says(self) -> Block:
         for name, (field, values) in itertools.product(self.controls, self.axes.items()):
-            if field in CONTROLS[name] and len(values) > 1:
+            if name != "full" and field in CONTROLS[name] and values != (CONTROLS[name][field],):
                 raise ValueError(
-                    f"{field} has several values, and the control {name} sets it itself; give the control a block of "
-                    f"its own, or write its fields as a variant: {CONTROLS[name]}"
+                    f"{field}={', '.join(map(str, values))}: the control {name} sets it itself, to "
+                    f"{CONTROLS[name][field]}; give the control a block of its own, or write its fields as a variant: "
+                    f"{CONTROLS[name]}"
                 )
         return self
 

@@ -239,6 +239,8 @@ class Sweep:
                 tasks={task: Task(limit=limit, num_fewshot=shots)},
                 cells=(Block(**cell.model_dump(exclude={"seed"})),),
                 seeds=self.grid.seeds,
+                metadata=self.grid.metadata,
+                include_path=self.grid.include_path,
             ).model_dump(mode="json")
             found |= {self.row_name(cell, task, metric): alone for metric in self._metrics(task, records[0])}
         return found

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+from sketch_eval.errors import report_in_one_line
 from sketch_eval.train.loop import train
 from sketch_eval.train.settings import Settings
 
@@ -18,6 +19,7 @@ def schedule(text: str) -> tuple[tuple[int, float], ...]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line (of this process where None) and train."""
+    report_in_one_line()
     parser = argparse.ArgumentParser(prog="python -m sketch_eval.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint, the log and the model")
     for field in fields(Settings):

@@ -30,11 +30,15 @@ def documents(folders: str, split: Literal["train", "heldout"], kept_out: str = 
             twentieth of each work is held out instead.
 
     Raises:
-        UsageError: a folder has no .txt files, one is not UTF-8, or one that is to be kept out is not there.
+        UsageError: a folder has no .txt files, one is not UTF-8, two have one name, or one that is to be kept out is
+            not there.
     """
-    works = {
-        name: prose(text.replace("\r\n", "\n")) for folder in folders.split(",") for name, text in read_folder(folder)
-    }
+    works: dict[str, list[str]] = {}
+    for folder in _folders(folders):
+        for name, text in read_folder(folder):
+            if name in works:
+                raise UsageError(f"books={folders!r}: {name} is in two of the folders; rename one, or leave it out")
+            works[name] = prose(text.replace("\r\n", "\n"))
     whole = [name for name in kept_out.split(",") if name]
     if missing := [name for name in whole if name not in works]:
         raise UsageError(f"kept_out={missing[0]!r}: no such file in {folders}; give names as {min(works)}")
@@ -49,5 +53,9 @@ def documents(folders: str, split: Literal["train", "heldout"], kept_out: str = 
 
 def checksums(folders: str) -> dict[str, str]:
     """SHA-256 of each work's file, by name: what a model card needs to say."""
-    paths = [path for folder in folders.split(",") for path in sorted(Path(folder).glob("*.txt"))]
+    paths = [path for folder in _folders(folders) for path in sorted(Path(folder).glob("*.txt"))]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _folders(folders: str) -> list[str]:
+    return [folder.strip() for folder in folders.split(",") if folder.strip()]

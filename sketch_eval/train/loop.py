@@ -24,6 +24,9 @@ from sketch_eval.train.model import build_model
 from sketch_eval.train.settings import Settings, at_step
 from sketch_eval.train.tokenizer import train_tokenizer
 
+DECIDES = ("shape", "heads", "kv_heads", "seed", "tokens", "books", "kept_out", "book_share")
+"""Settings that a run keeps to its end, whose change no size of a weight would tell."""
+
 
 def build_optimizers(model: PreTrainedModel, settings: Settings) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, and AdamW for the embeddings, the norms and the biases, which do not decay.
@@ -82,6 +85,14 @@ def train(settings: Settings, folder: Path) -> PreTrainedModel:
             raise UsageError(
                 f"out={str(folder)!r}: its checkpoint is of a model of another size; use a new folder"
             ) from error
+        if "optimizers" not in state:
+            raise UsageError(f"out={str(folder)!r}: its checkpoint is of an older trainer; use a new folder")
+        for name, value in state.get("decides", {}).items():
+            if getattr(settings, name) != value:
+                raise UsageError(
+                    f"{name}={getattr(settings, name)!r}: the checkpoint in out={str(folder)!r} was trained with "
+                    f"{value!r}; give that, or use a new folder"
+                )
         for optimizer, held in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(held)
         first, seconds_before = state["step"], state["seconds"]
@@ -111,7 +122,7 @@ def train(settings: Settings, folder: Path) -> PreTrainedModel:
             with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(report) + "\n")
         if done % settings.save_every == 0 or last:
-            save(model, optimizers, folder, done, seconds_before + seconds)
+            save(model, optimizers, settings, folder, done, seconds_before + seconds)
             trim_memory()
         if last:
             break
@@ -122,9 +133,9 @@ def train(settings: Settings, folder: Path) -> PreTrainedModel:
 def _mixture(tokenizer: PreTrainedTokenizerFast, settings: Settings, split: stdlib.Split) -> Mixture:
     """One split of the text that the settings name."""
     texts = [text for _, text in stdlib.documents(split)]
-    novels = _works(settings, split)
+    works = _works(settings, split)
     # A seed of its own: the drills that the held-out loss is taken on are not those trained on.
-    return Mixture(tokenizer, texts, settings.seed + (split == "heldout"), novels, settings.book_share)
+    return Mixture(tokenizer, texts, settings.seed + (split == "heldout"), works, settings.book_share)
 
 
 def _works(settings: Settings, split: stdlib.Split) -> list[str]:
@@ -168,13 +179,15 @@ def train_step(
 def save(
     model: PreTrainedModel,
     optimizers: list[torch.optim.Optimizer],
+    settings: Settings,
     folder: Path,
     step: int,
     seconds: float,
 ) -> None:
     """The checkpoint, whole or not at all."""
     held = [optimizer.state_dict() for optimizer in optimizers]
-    state = {"model": model.state_dict(), "optimizers": held, "step": step, "seconds": seconds}
+    decides = {name: getattr(settings, name) for name in DECIDES}
+    state = {"model": model.state_dict(), "optimizers": held, "decides": decides, "step": step, "seconds": seconds}
     torch.save(state, folder / "checkpoint.tmp")
     os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
 

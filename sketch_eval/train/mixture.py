@@ -1,4 +1,4 @@
-"""What the model is trained on: standard-library text, novels where given, and drills that take looking back.
+"""What the model is trained on: standard-library text, works of prose where given, and drills that take looking back.
 
 A row is ``length`` token ids with a loss weight for each: how much predicting that token counts. What nobody could
 predict (random words, the first copy of a fact) weighs nothing; the answers weigh most.

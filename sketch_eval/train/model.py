@@ -126,9 +126,11 @@ def look_back_rotary(model: LlamaForCausalLM) -> None:
     model.model.embed_tokens.weight[:, 0] = 0.08
     first, second = (layer.self_attn for layer in model.model.layers[:2])
 
-    for weight in (first.k_proj.weight, second.k_proj.weight):
-        weight[:size] = 0
-    first.k_proj.weight[: half // 4, 0] = 3  # The fastest channels: the others hardly tell a place from the next.
+    second.k_proj.weight[:size] = 0
+    for shared in {0, 1 // group}:  # by heads 0 and 1
+        first.k_proj.weight[shared * size : (shared + 1) * size] = 0
+        # The fastest channels: the others hardly tell a place from the next.
+        first.k_proj.weight[shared * size : shared * size + half // 4, 0] = 3
     for head in (0, 1):
         angles = speeds * (1 + head)
         first.q_proj.weight[head * size : (head + 1) * size] = 0

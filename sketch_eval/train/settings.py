@@ -75,7 +75,9 @@ class Settings:
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected {2 if name == 'layers' else 1} or more")
         if self.shape not in ("gpt2", "llama"):
             raise UsageError(f"shape={self.shape!r}: expected gpt2 or llama")
-        if self.kv_heads and (self.shape != "llama" or self.heads % self.kv_heads):
+        if self.kept_out and not self.books:
+            raise UsageError(f"kept_out={self.kept_out!r}: there are no books that it could be kept out of; give books")
+        if self.kv_heads and (self.shape != "llama" or self.kv_heads < 0 or self.heads % self.kv_heads):
             raise UsageError(f"kv_heads={self.kv_heads!r}: expected a divisor of heads={self.heads}, and shape=llama")
         if not 0 <= self.book_share <= 1:
             raise UsageError(f"book_share={self.book_share!r}: expected a share of 0 to 1")
