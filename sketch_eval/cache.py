@@ -28,7 +28,7 @@ def check_cell(config: PretrainedConfig, cell: CacheConfig) -> None:
     if FATES[cell.strategy].turns and speeds(config, 0) is None:
         raise UsageError(
             f"strategy={cell.strategy!r} turns rotary keys, and pretrained={config.name_or_path!r} has no rotary "
-            "positions; give strategy=aggregate"
+            f"positions; give {' or '.join(name for name, fate in FATES.items() if not fate.turns)}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lm_eval.models.huggingface import HFLM
@@ -59,7 +60,10 @@ class LoadedLM(HFLM):
         self._adapted = bool(arguments.get("peft"))
         self._options = {name: str(value) for name, value in sorted(arguments.items()) if name not in _HARMLESS}
         self._length_asked = arguments.get("max_length")
-        if not isinstance(pretrained, str):
+        if isinstance(pretrained, str):
+            if not arguments.get("gguf_file"):  # It has the config in itself.
+                _check_folder(pretrained)
+        else:
             model = unwrap(pretrained)
             check(model.config, self.families, self._length_asked)
             check_cell(model.config, self.cell)
@@ -120,3 +124,15 @@ class LoadedLM(HFLM):
                 f"{added}={arguments[added]!r} could not be added to the model: {sentence(error)} Give one that was "
                 "made for it"
             ) from error
+
+
+def _check_folder(pretrained: str) -> None:
+    """Refuse a path that leads to no model; what may be a hub's name is left to transformers."""
+    folder = Path(pretrained).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UsageError(
+                f"pretrained={pretrained!r} holds no config.json; give a folder that save_pretrained wrote"
+            )
+    elif folder.is_absolute() or pretrained.startswith("."):
+        raise UsageError(f"pretrained={pretrained!r}: no such folder; give the folder or the hub name of a model")

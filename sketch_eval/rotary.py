@@ -31,7 +31,7 @@ def speeds(config: Any, layer: int) -> torch.Tensor | None:
     if not settings:
         return None
     if not (getattr(config, "no_rope_layers", None) or [True] * (layer + 1))[layer]:
-        return torch.empty(0)
+        return torch.empty(0, dtype=torch.float32)
     kind, of_layer = (getattr(config, "layer_types", None) or [""] * (layer + 1))[layer], {}
     if kind in settings:  # Each kind of layer has settings of its own.
         settings, of_layer = settings[kind], {"layer_type": kind}

@@ -71,6 +71,11 @@ def test_another_architecture_is_refused_before_its_weights_are_looked_for(tmp_p
     GPTNeoXConfig().save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="is a gpt_neox model, which sketch_hf takes; give a GPT-2 one"):
         SketchGPT2(pretrained=str(tmp_path))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UsageError, match=r"no config\.json"):
+        SketchGPT2(pretrained=str(tmp_path))
+    with pytest.raises(UsageError, match="nothing': no such folder; give the folder or the hub name of a model"):
+        SketchGPT2(pretrained=str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="is no model that sketch_gpt2 takes: Unrecognized model"):
         SketchGPT2(pretrained=str(tmp_path))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+import yaml
 from conftest import tiny_gpt2
 from lm_eval.api.instance import Instance
 from test_executions import UNTURNED, assert_follows_oracle, run, small_cell
@@ -18,6 +20,8 @@ from sketch_eval import UsageError
 from sketch_eval.attention import enable, foresee
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CONTROLS, CacheConfig
+from sketch_eval.evaluate.work import Worker
+from sketch_eval.grid.grid import Grid
 from sketch_eval.lm import SketchGPT2
 
 FORESEEN = CONTROLS["clairvoyant"]
@@ -109,3 +113,23 @@ def test_what_cannot_be_foreseen_is_refused_in_one_line(model: GPT2LMHeadModel) 
     asked = Instance("generate_until", {}, ("def f(", {"until": ["\n"], "max_gen_toks": 4}), 0)
     with pytest.raises(UsageError, match="cannot generate; name tasks that score given texts"):
         lm.generate_until([asked])
+
+
+def test_a_sweep_with_a_task_that_generates_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "said.jsonl").write_text(json.dumps({"q": "import os, sys", "a": "import"}))
+    task = {
+        "task": "said", "dataset_path": "json", "dataset_kwargs": {"data_files": str(tmp_path / "said.jsonl")},
+        "test_split": "train", "output_type": "generate_until", "doc_to_text": "{{q}}", "doc_to_target": "{{a}}",
+        "metric_list": [{"metric": "exact_match"}],
+    }  # fmt: skip
+    (tmp_path / "said.yaml").write_text(yaml.safe_dump(task))
+    grid = Grid.model_validate(
+        {
+            "model": {"pretrained": "bundled"},
+            "include_path": str(tmp_path),
+            "tasks": ["said"],
+            "cells": [{"controls": ["clairvoyant"], "max_cache_size": 64}],
+        }
+    )
+    with pytest.raises(UsageError, match="has to know the text before it begins, and said generates one"):
+        Worker(grid)

@@ -57,7 +57,7 @@ def folders(tmp_path: Path) -> Path:
         ("needles_lengths", {}, "max_seq_lengths: needles_lengths needs --metadata"),
         ("kv_lengths", {"max_seq_lengths": 512}, "max_seq_lengths=512: expected a list of lengths"),
         ("kv_lengths", {"max_seq_lengths": ["512"]}, "length='512': expected 1 to 1024"),
-        ("kv_lengths", {"max_seq_lengths": [2048]}, "length=2048: expected 1 to 1024, the positions of"),
+        ("kv_lengths", {"max_seq_lengths": [2048]}, "length=2048: expected 1 to 1024, which"),
         ("needles_lengths", {"max_seq_lengths": [20]}, "length=20: expected at least"),
         ("kv_lengths", {"max_seq_lengths": [20]}, "length=20: expected more, for a list of 10"),
         ("induction_64", {"distance": 2000}, "distance=2000: this task has distance=64"),

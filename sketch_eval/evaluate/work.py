@@ -98,14 +98,15 @@ class Worker:
         grid: the sweep.
 
     Raises:
-        UsageError: torch does not find the grid's device, or the model cannot be held to one of its cells; or as
-            `load_tasks` and `SketchHF`.
+        UsageError: torch does not find the grid's device; the model cannot be held to one of its cells, or a task not
+            scored with one; or as `load_tasks` and `SketchHF`.
     """
 
     def __init__(self, grid: Grid) -> None:
         _check_device(grid.model.device)
         self.tasks = load_tasks(grid)
         self.model = grid.model
+        _check_foresight(grid, self.tasks)
         # Now: the code is loaded, though the checkout may move on.
         self.commit, self.sources = provenance.commit(), provenance.sources()
         self.lm = SweepLM(**grid.model.arguments(), max_cache_size=None)
@@ -196,6 +197,17 @@ class Worker:
         }
         full = self.lm.answers if job.cell.max_cache_size is None else {}
         return Finished(record, results, samples, full)
+
+
+def _check_foresight(grid: Grid, tasks: dict[str, LoadedTask]) -> None:
+    """Refuse cells that have to know a text before it begins, for tasks that generate one."""
+    generating = [name for name, task in tasks.items() if task.task.OUTPUT_TYPE == "generate_until"]
+    for cell in grid.expand():
+        if cell.foresees and generating:
+            raise UsageError(
+                f"importance={cell.importance!r} has to know the text before it begins, and {generating[0]} generates "
+                "one; leave out the cell, or the task"
+            )
 
 
 def _check_device(device: str | None) -> None:

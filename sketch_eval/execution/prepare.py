@@ -67,7 +67,7 @@ def prepare(state: LayerState, call: Call) -> Prepared:
     items = policy.items(arriving)
     new_cells, new_scores = _split(policy.tags(items, arriving))
     cells, scores = _split(state.tags())
-    held, ahead = policy.tensors(), torch.empty(rows, 1, 1)
+    held, ahead = policy.tensors(), torch.empty(rows, 1, 1, dtype=torch.float32)
     if isinstance(policy, Clairvoyant):
         scores, new_scores = policy.estimate(state.tags()), policy.estimate(items)
         ahead = policy.ahead(call.length)

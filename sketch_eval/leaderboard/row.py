@@ -112,8 +112,11 @@ def sign(unit: str) -> str:
 
 
 def task_family(task: str) -> str:
-    """A task's name without the length or depth that it ends in."""
-    return re.sub(r"(_depth)?_\d+$", "", task)
+    """A task's name without the length or depth that it ends in.
+
+    `long_text` keeps it: perplexities of texts of several lengths have no mean that says anything.
+    """
+    return task if task.startswith("long_text") else re.sub(r"(_depth)?_\d+$", "", task)
 
 
 COLUMNS = [field.name for field in fields(Row)]

@@ -22,7 +22,10 @@ class FoldTurned(Fold):
     """
 
     name = "aggregate_turned"
-    summary = "folds the victim, its rotary key turned to the other's position, into the pair that is then nearest"
+    summary = (
+        "folds the victim as if its rotary key stood at the position of the pair that takes it in, the nearest one "
+        "when compared so"
+    )
     turns = True
 
     @classmethod

@@ -45,7 +45,9 @@ class Ruler:
     def check(self, length: Any) -> int:
         """The length, where the model can take so many tokens; else UsageError."""
         if type(length) is not int or not 1 <= length <= self.positions:
-            raise UsageError(f"length={length!r}: expected 1 to {self.positions}, the positions of {self.name}")
+            raise UsageError(
+                f"length={length!r}: expected 1 to {self.positions}, which {self.name} and max_length allow"
+            )
         return length
 
     def _costed(self, lines: Iterator[str]) -> Iterator[tuple[str, int]]:

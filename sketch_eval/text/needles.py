@@ -181,7 +181,10 @@ def dataset(
     no length.
     """
     if length is None and max_seq_lengths is None:
-        raise UsageError(f"max_seq_lengths: {kind}_lengths needs --metadata '{{\"max_seq_lengths\": [2048, 4096]}}'")
+        raise UsageError(
+            f"max_seq_lengths: {kind}_lengths needs --metadata '{{\"max_seq_lengths\": [2048, 4096]}}', or in a grid "
+            "metadata: {max_seq_lengths: [2048, 4096]}"
+        )
     lengths = max_seq_lengths if length is None else [length]
     return DatasetDict({"test": Dataset.from_list(documents(kind, ruler(**model), lengths, depths, text_folder))})
 
