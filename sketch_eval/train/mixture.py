@@ -40,8 +40,11 @@ class Mixture:
         """All texts as one run of ids, each after an end-of-text token."""
         if not texts:
             return np.empty(0, np.int32)
-        encoded = [self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
-        return np.concatenate([np.array([self.end, *ids], dtype=np.int32) for ids in encoded])
+        parts = []
+        for text in texts:  # One at a time: as Python's numbers, all of them would take gigabytes.
+            ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            parts.append(np.array([self.end, *ids], dtype=np.int32))
+        return np.concatenate(parts)
 
     def batch(self, step: int, rows: int, length: int, drills: float, positions: int) -> tuple[Tensor, Tensor, Tensor]:
         """(ids, weights, position_ids), each [rows, length]; ``drills`` is the share of rows that are drills.
