@@ -14,7 +14,7 @@ from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance
 from sketch_eval.families import shape_of
 from sketch_eval.foresight import Foresight, Recorder
-from sketch_eval.policies import FATES, POLICIES
+from sketch_eval.policies import FATES
 from sketch_eval.rotary import speeds
 from sketch_eval.state import Call, LayerState, Trace, by_unit
 
@@ -38,7 +38,7 @@ class SketchLayer(CacheLayerMixin):
     Args:
         cell: the cell.
         index: which layer it is.
-        speeds: how rotary positions turn its keys, as `rotary.speeds` gives them.
+        speeds: how rotary positions turn its keys, as `rotary.speeds` gives them, for a fate that turns them.
         foresight: what the full cache saw of the text, for a policy that foresees.
         execution: see `sketch_eval.execution.advance`.
     """
@@ -149,7 +149,7 @@ class SketchCache(Cache):
     ) -> None:
         if cell.max_cache_size is None:
             raise UsageError("max_cache_size=None: a sketch cache needs a bound; use transformers' DynamicCache")
-        if POLICIES[cell.importance].foresees and foresight is None:
+        if cell.foresees and foresight is None:
             raise UsageError(
                 f"importance={cell.importance!r} has to know the text before it begins: pass "
                 "foresight=sketch_eval.attention.foresee(model, tokens), and do not generate with it"
@@ -157,10 +157,11 @@ class SketchCache(Cache):
         shape = shape_of(config)
         check_cell(config, cell)
         count, self._window = shape.layers, shape.window
-        seen = {} if foresight is None else foresight.seen
+        seen, turns = {} if foresight is None else foresight.seen, FATES[cell.strategy].turns
         super().__init__(
             layers=[
-                SketchLayer(cell, index, speeds(config, index), seen.get(index), execution) for index in range(count)
+                SketchLayer(cell, index, speeds(config, index) if turns else None, seen.get(index), execution)
+                for index in range(count)
             ]
         )
         self.traced = traced

@@ -1,6 +1,6 @@
 """What a family of models is, in one place: the shape of its cache, and which of its models cannot be served exactly.
 
-A new family is an entry of `FAMILIES`, and a line in the tests' random models. A model's fingerprint covers its whole
+A new family is an entry of `FAMILIES`; the tests make a random model of each. A model's fingerprint covers its whole
 config but for what is known to be cosmetic (`provenance.COSMETIC`), so that whatever decides a family's attention, such
 as the settings of rotary positions, is in it without being named here.
 """

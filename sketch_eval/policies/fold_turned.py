@@ -12,6 +12,9 @@ from sketch_eval.rotary import turn
 if TYPE_CHECKING:
     from sketch_eval.state import LayerState
 
+STEPS = 4096
+"""How many cosines are told apart between 0 and 1."""
+
 
 class FoldTurned(Fold):
     """As `Fold`, with rotary keys of two positions compared and averaged as they would be at one.
@@ -35,7 +38,7 @@ class FoldTurned(Fold):
 
     @staticmethod
     def in_steps(cosine: torch.Tensor) -> torch.Tensor:
-        return (cosine * 4096 + 0.5).floor()
+        return (cosine * STEPS + 0.5).floor()
 
     @classmethod
     def merge(

@@ -15,6 +15,7 @@ from sketch_eval.execution.compiled.jit import F, kept, version
 from sketch_eval.execution.compiled.maths import norm
 from sketch_eval.execution.compiled.sketch import add, add_conservatively, divide
 from sketch_eval.execution.compiled.sources import DROP, EXACT, FOLD_TURNED, FOLD_VALUES, FORESEEN, KNORM, LAST, RACE
+from sketch_eval.policies.fold_turned import STEPS
 
 MAX_GAIN = F(2.0**40)
 _f, _i, _b = numba.float32, numba.int32, numba.boolean
@@ -99,6 +100,7 @@ def scan_for(source: int, fate: int) -> Any:
     """The loop for a source of importance and a fate, both of `sources`: they are constants of its machine code."""
     sketched, folds, turns, code = source <= RACE, fate != DROP, fate == FOLD_TURNED, version()
     normed = folds or source == KNORM
+    steps = STEPS if turns else 0  # Closed over, so that a change of it in its own file is seen too.
 
     @kept(SIGNATURE)
     def scan(q, k, v, tokens, store, rules, seen_before, decided):  # type: ignore[no-untyped-def]
@@ -241,7 +243,7 @@ def scan_for(source: int, fate: int) -> Any:
                         part,
                         importance,
                         m,
-                        4096 if turns else 0,
+                        steps,
                     )
                     if into >= 0:
                         decided.survivors[unit, i] = positions[into]
