@@ -129,6 +129,7 @@ class Oracle:
             importance = {pair.position: self._importance(pair) for pair in candidates}
             victim = min(candidates, key=lambda pair: (importance[pair.position], pair.position))
             decided.look_at(importance[victim.position], importance.values())
+            self._look_at_norms(victim, candidates, decided)
             self.pairs.remove(victim)
             candidates.remove(victim)
             decided.victim = victim.position
@@ -150,6 +151,7 @@ class Oracle:
         last_in, hidden = others[: max(k - len(first), 0)][-1:], others[max(k - len(first), 0) :]
         if last_in:
             decided.look_at(importance[last_in[0].position], [importance[pair.position] for pair in hidden])
+            self._look_at_norms(last_in[0], hidden, decided)
         return (first + others)[:k]
 
     def _unprotected(self) -> list[Pair]:
@@ -170,7 +172,7 @@ class Oracle:
             case "random":
                 return uniform(torch.tensor(pair.position), self.cell.seed, self.stream).item()
             case "knorm":
-                return -pair.key.norm().item()
+                return -_rounded(pair.key.norm().item())
             case "clairvoyant":
                 assert self.attention is not None
                 later = [float(row[pair.position]) for row in self.attention[max(self.answered, pair.position) :]]
@@ -218,6 +220,15 @@ class Oracle:
             decided.margin = min([decided.margin, *edges])
         return {position: float(step) for position, step in steps.items()}
 
+    def _look_at_norms(self, chosen: Pair, others: list[Pair], decided: Step) -> None:
+        """Where norms are equal or neighbours once they are rounded, how near they are to being rounded otherwise."""
+        if self.cell.importance != "knorm":
+            return
+        best = chosen.key.norm().item()
+        close = [norm for norm in (pair.key.norm().item() for pair in others) if abs(norm - best) <= best * 2**-10]
+        if len({best, *close}) > 1:
+            decided.margin = min([decided.margin, *map(_edge, {best, *close})])
+
     def _item(self, token: int, key: torch.Tensor) -> torch.Tensor:
         if isinstance(self.sketch, RaceSketch):
             return self.sketch.encode(key.float().flatten())
@@ -236,6 +247,18 @@ class Oracle:
             case "race":
                 return RaceSketch(width, depth, seed=seed, stream=self.stream)
         return None
+
+
+def _rounded(x: float) -> float:
+    """A number rounded to 12 binary digits."""
+    part, power = math.frexp(x)
+    return math.ldexp(round(part * 2**12), power - 12)
+
+
+def _edge(x: float) -> float:
+    """How far a norm is from being rounded otherwise, relatively and tenfold: one sum is surer than estimates are."""
+    part, _ = math.frexp(x)
+    return 10 * abs(part * 2**12 % 1 - 0.5) / (part * 2**12)
 
 
 def _full_attention(seen: Foresight, sequence: int, mine: slice, asking: slice) -> list[torch.Tensor]:

@@ -67,3 +67,10 @@ def norm(keys, s):  # type: ignore[no-untyped-def]
         for d in range(keys.shape[1]):
             total += keys[h, d, s] * keys[h, d, s]
     return np.sqrt(total)
+
+
+@compiled
+def to_12_digits(x):  # type: ignore[no-untyped-def]
+    """As in `policies.knorm`; a fused product and difference round otherwise than that near ties alone."""
+    shifted = x * F(4097.0)
+    return shifted - (shifted - x)

@@ -12,7 +12,7 @@ from sketch_eval.execution.compiled.attend import attend
 from sketch_eval.execution.compiled.choose import least, mark_visible, worth
 from sketch_eval.execution.compiled.fold import merge, nearest, turn
 from sketch_eval.execution.compiled.jit import F, kept, version
-from sketch_eval.execution.compiled.maths import norm
+from sketch_eval.execution.compiled.maths import norm, to_12_digits
 from sketch_eval.execution.compiled.sketch import add, add_conservatively, divide
 from sketch_eval.execution.compiled.sources import DROP, EXACT, FOLD_TURNED, FOLD_VALUES, FORESEEN, KNORM, LAST, RACE
 from sketch_eval.policies.fold_turned import STEPS
@@ -251,7 +251,7 @@ def scan_for(source: int, fate: int) -> Any:
                         if turns:
                             turn(level, keys, into, positions[into], rules.speeds)
                         if source == KNORM:
-                            scores[into] = -norms[into]
+                            scores[into] = -to_12_digits(norms[into])
                 positions[victim] = -1
                 m -= 1
                 slot = victim
