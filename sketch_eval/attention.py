@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import ModelOutput
@@ -87,9 +87,7 @@ def foresee(model: PreTrainedModel, tokens: torch.Tensor) -> Recorder:
     return recorder
 
 
-def in_parts(
-    model: PreTrainedModel, tokens: torch.Tensor, cache: SketchCache, size: int = PART
-) -> Iterator[ModelOutput]:
+def in_parts(model: PreTrainedModel, tokens: torch.Tensor, cache: Cache, size: int = PART) -> Iterator[ModelOutput]:
     """The outputs of a model for texts of any length, a part of them after the other.
 
     What one part leaves in the cache is all that the next one needs, so that beside the outputs that are kept no memory

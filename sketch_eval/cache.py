@@ -61,7 +61,7 @@ class SketchLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.state = LayerState(self.cell, self.index, key_states, speeds=self.speeds, foresight=self.foresight)
-        self.keys, self.values = self.state.keys, self.state.values
+        self._show()
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True
 
@@ -117,7 +117,12 @@ class SketchLayer(CacheLayerMixin):
     def _select(self, rows: torch.Tensor) -> None:
         if self.state is not None:
             self.state.select(rows.to(self.device))
-            self.keys, self.values = self.state.keys, self.state.values
+            self._show()
+
+    def _show(self) -> None:
+        """Let transformers see the tensors that hold the keys and the values."""
+        assert self.state is not None
+        self.keys, self.values = self.state.held_keys.parts[0], self.state.held_values.parts[0]
 
 
 class SketchCache(Cache):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sketch_eval.errors import UsageError
+from sketch_eval.formats import BITS, FORMATS
 from sketch_eval.policies import FATES, POLICIES
 from sketch_eval.policies.items import ITEMS
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     Strategy = str
     Importance = str
     Item = str
+    Format = str
 else:  # The registry's names, which no type checker can know.
-    Strategy, Importance, Item = (Literal[tuple(names)] for names in (FATES, POLICIES, ITEMS))
+    Strategy, Importance, Item, Format = (Literal[tuple(names)] for names in (FATES, POLICIES, ITEMS, FORMATS))
 
 Share = int | float
 """A number of tokens where it is an int, a fraction of the budget where it is a float below 1."""
@@ -43,6 +45,9 @@ class CacheConfig(BaseModel):
         decay: factor on all accumulated mass at each token, in (0, 1].
         conservative: conservative update (Estan and Varghese, 2002), Count-Min only.
         seed: seed of every hash.
+        store: how the numbers of a pair are kept: `float` as the model has them, `float16`, or `int8`, `int4` or
+            `int3`, quantised when the pair arrives (DESIGN §8). It goes with the full cache too.
+        store_group: numbers of a head's key or value that share a scale and a zero, where they are quantised.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +66,8 @@ class CacheConfig(BaseModel):
     decay: float = Field(default=0.95, gt=0, le=1)
     conservative: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
+    store: Format = "float"
+    store_group: int = Field(default=32, ge=1)
 
     @field_validator("max_cache_size", "topk", mode="before")
     @classmethod
@@ -132,6 +139,16 @@ class CacheConfig(BaseModel):
         return self.topk
 
     @property
+    def untouched(self) -> bool:
+        """Whether it is the model's own, full cache."""
+        return self.max_cache_size is None and self.store == "float"
+
+    @property
+    def quantised(self) -> bool:
+        """Whether pairs are kept in whole numbers of a few bits."""
+        return self.store in BITS
+
+    @property
     def foresees(self) -> bool:
         """Whether the text has to be known before it begins, so that nothing can be generated."""
         return self.max_cache_size is not None and POLICIES[self.importance].foresees
@@ -190,5 +207,6 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "h2o": {"importance": "exact", "decay": 1.0, "scope": "head"},
     "exact": {"importance": "exact"},
     "clairvoyant": {"importance": "clairvoyant", "sinks": 0, "recent": 1},
+    **{name: {"max_cache_size": None, "store": name} for name in BITS},
 }
 """The control ladder of DESIGN §4: what each control changes in a cell."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 
+from transformers import Cache
+
 from sketch_eval.cache import SketchCache
+from sketch_eval.config import CacheConfig
 
 
 @dataclass
@@ -14,10 +17,12 @@ class Count:
 
     Attributes:
         requests: requests that the model ran; what lm-eval answers from a response cache is not among them.
-        binding_requests: those for which a pair was evicted or hidden from a query.
+        binding_requests: those for which a pair was evicted, hidden from a query, or kept in other numbers than the
+            model's own.
         evictions: pairs that left a store.
         folds: those of them that were folded into another pair.
         hidden: stored pairs that a query did not see, summed over queries.
+        rounded: passes of the model whose pairs were kept in other numbers than its own.
     """
 
     requests: int = 0
@@ -25,19 +30,21 @@ class Count:
     evictions: int = 0
     folds: int = 0
     hidden: int = 0
+    rounded: int = 0
 
     def __add__(self, other: Count) -> Count:
         return Count(*(mine + its for mine, its in zip(asdict(self).values(), asdict(other).values(), strict=True)))
 
     def as_request(self) -> Count:
         """The count of one request out of what its passes counted."""
-        return Count(1, int(self.evictions > 0 or self.hidden > 0), self.evictions, self.folds, self.hidden)
+        binds = self.evictions > 0 or self.hidden > 0 or self.rounded > 0
+        return Count(1, int(binds), self.evictions, self.folds, self.hidden, self.rounded)
 
 
-def passed(cache: SketchCache | None, sequence: int, columns: int | None) -> Count:
-    """What one sequence of a traced cache counted over its first columns of input; nothing where no cache bounds it."""
-    total = Count()
-    if cache is None:
+def passed(cell: CacheConfig, cache: Cache | None, sequence: int, columns: int | None) -> Count:
+    """What one sequence of a cell's cache, traced where it is bounded, counted over its first columns of input."""
+    total = Count(rounded=int(cell.store != "float"))
+    if not isinstance(cache, SketchCache):
         return total
     rows = slice(sequence * cache.units, (sequence + 1) * cache.units)
     for layer in range(len(cache.layers)):

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from sketch_eval.config import CacheConfig
 from sketch_eval.families import shape_of
 from sketch_eval.state import LayerState
+from sketch_eval.unbounded import FormatLayer
 
 
 def ledger(cell: CacheConfig, config: PretrainedConfig, dtype: torch.dtype, max_length: int) -> dict[str, Any]:
@@ -33,16 +34,19 @@ def ledger(cell: CacheConfig, config: PretrainedConfig, dtype: torch.dtype, max_
     """
     shape = shape_of(config)
     layers, full = shape.layers, shape.token_numbers * max_length * dtype.itemsize
+    keys = torch.empty(1, shape.kv_heads, 0, shape.head_dim, dtype=dtype, device="meta")
     if cell.max_cache_size is None:
-        peak = steady = {"keys": full // layers // 2, "values": full // layers // 2}
-        memory = 0
+        every = FormatLayer(cell)
+        every.update(*[keys.new_empty(1, shape.kv_heads, max_length, shape.head_dim)] * 2)
+        peak = steady = {name: part.nbytes for name, part in every.tensors().items()}
+        kv, memory = sum(steady.values()), 0
     else:
-        keys = torch.empty(1, shape.kv_heads, 0, shape.head_dim, dtype=dtype, device="meta")
         state = LayerState(cell, 0, keys)
         held = LayerState(cell, 0, keys, slots=cell.max_cache_size)
         peak, steady = ({name: tensor.nbytes for name, tensor in each.tensors().items()} for each in (state, held))
-        memory = sum(tensor.nbytes for tensor in held.policy.tensors().values())
-    kv = steady["keys"] + steady["values"]
+        kv, memory = (
+            sum(tensor.nbytes for tensor in tensors.values()) for tensors in (held.pairs(), held.policy.tensors())
+        )
     total = sum(steady.values())
     return {
         "tokens": cell.max_cache_size or max_length,

@@ -15,6 +15,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.utils import get_rolling_token_windows
+from transformers import Cache
 
 from sketch_eval import provenance
 from sketch_eval.arguments import check_generation
@@ -24,10 +25,11 @@ from sketch_eval.counts import Count, Counts, passed
 from sketch_eval.errors import UsageError, report_in_one_line
 from sketch_eval.ledger import ledger
 from sketch_eval.loading import LoadedLM
+from sketch_eval.unbounded import FormatCache
 
 report_in_one_line()  # lm-eval's command line imports this module when it is asked for the model.
 
-_NOTHING_SCORED: tuple[SketchCache | None, torch.Tensor, Iterator[int]] = (None, torch.empty(0), iter(()))
+_NOTHING_SCORED: tuple[Cache | None, torch.Tensor, Iterator[int]] = (None, torch.empty(0), iter(()))
 
 _CACHE_OWNER = "sketch_eval:owner"
 
@@ -107,7 +109,7 @@ class SketchHF(LoadedLM):
     ) -> torch.Tensor:
         cache, inps, rows = self._scored
         row = next(rows)
-        self._passes[_key(inps[row, :inplen])] = passed(cache, row, inplen)
+        self._passes[_key(inps[row, :inplen])] = passed(self.cell, cache, row, inplen)
         return super()._select_cont_toks(logits, contlen=contlen, inplen=inplen)
 
     # Generation. HFLM pads on the left, and goes on with every row until all have met a stop string.
@@ -169,7 +171,7 @@ class SketchHF(LoadedLM):
         for row, text in enumerate(self._contexts):
             # The last token of an answer is never fed back.
             columns = padded + max(self._answer_length(tokens[row, padded:].tolist(), stop) - 1, 0)
-            self._answers[text].append(passed(cache, row * generation.get("num_beams", 1), columns))
+            self._answers[text].append(passed(self.cell, cache, row * generation.get("num_beams", 1), columns))
         return tokens
 
     def _answer_length(self, tokens: list[int], stop: list[str]) -> int:
@@ -248,13 +250,15 @@ class SketchHF(LoadedLM):
             "commit": provenance.commit(),
         }
 
-    def _new_cache(self, tokens: torch.Tensor | None = None) -> SketchCache | None:
-        """A cache for one batch, dropped after it; None where the model keeps its own, full one.
+    def _new_cache(self, tokens: torch.Tensor | None = None) -> Cache | None:
+        """A cache for one batch, dropped after it; None where the model keeps its own, full one as it is.
 
         A policy that foresees needs the batch's tokens.
         """
-        if self.cell.max_cache_size is None:
+        if self.cell.untouched:
             return None
+        if self.cell.max_cache_size is None:
+            return FormatCache(self.transformer.config, self.cell)
         seen = foresee(self.transformer, tokens) if self.cell.foresees and tokens is not None else None
         return SketchCache(self.transformer.config, self.cell, traced=True, foresight=seen)
 

@@ -8,8 +8,51 @@ import torch
 
 from sketch_eval.config import CacheConfig
 from sketch_eval.foresight import Foresight
+from sketch_eval.formats import Format, Parts, format_of
 from sketch_eval.hashing import Stream, head_stream
 from sketch_eval.policies import FATES, POLICIES, Pairs, Place
+
+
+class Vectors:
+    """The keys or the values in every slot, as their format keeps them.
+
+    Args:
+        format: the format.
+        shape: rows, heads and slots.
+        like: any such vectors, `[..., head_dim]`, for dtype and device.
+        transposed: whether vectors of one part lie in memory coordinate by coordinate, so that a query's products with
+            one coordinate of every key are one vector operation.
+
+    Attributes:
+        parts: `[rows, heads, slots, *]`.
+    """
+
+    def __init__(
+        self, format: Format, shape: tuple[int, int, int], like: torch.Tensor, transposed: bool = False
+    ) -> None:
+        self.format, self.transposed = format, transposed and len(format.names) == 1
+        one = format.encode(torch.zeros(like.shape[-1], dtype=like.dtype, device=like.device))
+        self.parts: Parts = tuple(part.new_zeros(*shape, *part.shape) for part in one)
+        if self.transposed:
+            self.parts = (self._transpose(self.parts[0]),)
+
+    def read(self) -> torch.Tensor:
+        """The vectors `[rows, heads, slots, head_dim]`: the part itself, where it is one."""
+        return self.format.decode(self.parts)
+
+    def write(self, rows: torch.Tensor, slots: torch.Tensor, parts: Parts) -> None:
+        """Put parts `[n, heads, *]` in slots of rows, both int64 `[n]`."""
+        for part, new in zip(self.parts, parts, strict=True):
+            part[rows, :, slots] = new.to(part.dtype)
+
+    def select(self, rows: torch.Tensor) -> None:
+        self.parts = tuple(part[rows] for part in self.parts)
+        if self.transposed:
+            self.parts = (self._transpose(self.parts[0]),)
+
+    @staticmethod
+    def _transpose(part: torch.Tensor) -> torch.Tensor:
+        return part.transpose(2, 3).contiguous().transpose(2, 3)
 
 
 class LayerState:
@@ -30,9 +73,8 @@ class LayerState:
 
     Attributes:
         units: rows of a sequence: 1, or the number of key/value heads.
-        keys, values: `[rows, heads, C+1, head_dim]` in the model's dtype, with the key/value heads of a row. The keys
-            lie transposed in memory, so that a query's products with one coordinate of every key are one vector
-            operation.
+        format: how the numbers of a pair are kept.
+        held_keys, held_values: `Vectors` of shape `[rows, heads, C+1]`, with the key/value heads of a row.
         positions: int32 `[rows, C+1]`.
         counts: float32 `[rows, C+1]`, tokens folded into a pair; None unless the cell's fate counts them.
         items: int32 `[rows, C+1, ...]`; None where the policy reads them off the positions.
@@ -55,8 +97,9 @@ class LayerState:
         self.cell, self.layer, self.speeds, self.foresight = cell, layer, speeds, foresight
         self.units = kv_heads if cell.scope == "head" else 1
         slots, rows, heads = slots or cell.max_cache_size + 1, batch * self.units, kv_heads // self.units
-        self.keys = keys.new_zeros(rows, heads, head_dim, slots).transpose(2, 3)
-        self.values = keys.new_zeros(rows, heads, slots, head_dim)
+        self.format = format_of(cell.store, cell.store_group, head_dim)
+        self.held_keys = Vectors(self.format, (rows, heads, slots), keys, transposed=True)
+        self.held_values = Vectors(self.format, (rows, heads, slots), keys)
         self.positions = torch.full((rows, slots), -1, dtype=torch.int32, device=keys.device)
         self.fate = FATES[cell.strategy]
         self.counts = torch.ones(rows, slots, dtype=torch.float32, device=keys.device) if self.fate.counts else None
@@ -72,11 +115,35 @@ class LayerState:
             return self.layer
         return tuple(head_stream(self.layer, head) for head in range(self.units))
 
+    @property
+    def keys(self) -> torch.Tensor:
+        """The keys as queries see them, `[rows, heads, C+1, head_dim]`."""
+        return self.held_keys.read()
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The values, likewise."""
+        return self.held_values.read()
+
+    def pairs(self) -> dict[str, torch.Tensor]:
+        """The tensors that hold the pairs, by their names in the ledger."""
+        held = {"keys": self.held_keys, "values": self.held_values}
+        return {
+            kind + name: part
+            for kind, vectors in held.items()
+            for name, part in zip(self.format.names, vectors.parts, strict=True)
+        }
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that the layer owns, by its name in the ledger, the rows or the batch leading."""
-        named = {"keys": self.keys, "values": self.values, "positions": self.positions, "seen": self.seen}
+        named = self.pairs() | {"positions": self.positions, "seen": self.seen}
         optional = {"counts": self.counts, "items": self.items}
         return named | {k: t for k, t in optional.items() if t is not None} | self.policy.tensors()
+
+    def arrive(self, call: Call) -> Arriving:
+        """The pairs of a call as they are kept: what queries see of a pair, its own first, is what is stored."""
+        keys, values = self.format.encode(self.split(call.k)), self.format.encode(self.split(call.v))
+        return Arriving(keys, values, self.format.decode(keys), self.format.decode(values))
 
     def split(self, heads: torch.Tensor) -> torch.Tensor:
         """Heads `[batch, heads, ...]`, of keys or of queries, by row: `[rows, heads of a row, ...]`."""
@@ -107,11 +174,12 @@ class LayerState:
     def select(self, sequences: torch.Tensor) -> None:
         """Make the batch the given sequences of it, by new tensors: beam search reorders and repeats them."""
         rows = by_unit(sequences, self.units)
-        for name in ("keys", "values", "positions", "counts", "items"):
+        for vectors in (self.held_keys, self.held_values):
+            vectors.select(rows)
+        for name in ("positions", "counts", "items"):
             tensor = getattr(self, name)
             if tensor is not None:
-                taken = tensor.transpose(2, 3)[rows].transpose(2, 3) if name == "keys" else tensor[rows]
-                setattr(self, name, taken)
+                setattr(self, name, tensor[rows])
         self.seen = self.seen[sequences]
         self.policy.select(rows)
 
@@ -151,6 +219,21 @@ class Call:
         said = (each.split(size, dim=1) for each in (self.tokens, self.valid))
         parts = zip(*vectors, *said, strict=True)
         return [Call(q, k, v, tokens, valid, self.scaling) for q, k, v, tokens, valid in parts]
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """The pairs of a call by row, as their format keeps them and as queries see them.
+
+    Attributes:
+        key_parts, value_parts: parts `[rows, heads, tokens, *]`.
+        keys, values: `[rows, heads, tokens, head_dim]`.
+    """
+
+    key_parts: Parts
+    value_parts: Parts
+    keys: torch.Tensor
+    values: torch.Tensor
 
 
 @dataclass

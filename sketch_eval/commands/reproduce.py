@@ -13,6 +13,7 @@ from typing import Any
 
 from sketch_eval.errors import UsageError
 from sketch_eval.grid.grid import Grid
+from sketch_eval.leaderboard.row import or_null
 from sketch_eval.leaderboard.runs import Sweep
 from sketch_eval.sweep.run import Crew, Watcher, sweep
 
@@ -106,7 +107,9 @@ def reproduce(
         if report.failed:
             raise UsageError("the row could not be run: " + "; ".join(report.failed.values()))
         again = Sweep(Path(scratch))
-        (row,) = [row for row in again.rows() if row.row == entry["row"]]
+        # Not by the row's name, which an argument that cells have got since then has made another.
+        which = ("cell", "kind", "cap", "metric")
+        (row,) = [row for row in again.rows() if all(or_null(getattr(row, key)) == entry[key] for key in which)]
         then, now = _deciders(about, entry["task"]), _deciders(again.description(), entry["task"])
     numbers = {key: None if _unknown(getattr(row, key)) else getattr(row, key) for key in COMPARED}
     changed = {key: (then.get(key), now.get(key)) for key in then | now if then.get(key) != now.get(key)}

@@ -64,7 +64,9 @@ class SweepLM(SketchHF):
     def fits(self, tokens: int) -> bool:
         """Whether a request that feeds the model so many tokens meets no bound of the cell."""
         cap = self.cell.max_cache_size
-        return cap is not None and min(tokens, self.max_length) <= min(cap, self.cell.visible or cap)
+        if cap is None or self.cell.store != "float":
+            return False
+        return min(tokens, self.max_length) <= min(cap, self.cell.visible or cap)
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         asked = (string, *args, *sorted(kwargs.items()))
@@ -93,7 +95,7 @@ class SweepLM(SketchHF):
             answers.append(self.answers[name] if known else next(computed))
             if known:
                 self.counts.add(request.task_name or "", Count().as_request())
-            if self.cell.max_cache_size is None:
+            if self.cell.untouched:
                 self.answers[name] = answers[-1]
         return answers
 
@@ -116,7 +118,7 @@ class SweepLM(SketchHF):
         for (name, *_), known in zip(named, reused, strict=True):
             answers.append(self.answers[name] if known else next(computed))
             self._asked.append(Count() if known else next(counted))
-            if self.cell.max_cache_size is None:
+            if self.cell.untouched:
                 self.answers[name] = answers[-1]
         return answers
 

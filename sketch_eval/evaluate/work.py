@@ -152,7 +152,7 @@ class Worker:
             ArithmeticError: a score of the tables is not the one that lm-eval reports.
         """
         start, task = time.perf_counter(), self.tasks[job.task]
-        self.lm.take(job.cell, {} if job.cell.max_cache_size is None else answers)
+        self.lm.take(job.cell, {} if job.cell.untouched else answers)
         results = lm_eval.evaluate(
             self.lm,
             {"tasks": {job.task: task.task}, "groups": {}},
@@ -195,7 +195,7 @@ class Worker:
                 "finished": time.time(),
             },
         }
-        full = self.lm.answers if job.cell.max_cache_size is None else {}
+        full = self.lm.answers if job.cell.untouched else {}
         return Finished(record, results, samples, full)
 
 

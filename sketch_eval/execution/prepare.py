@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from sketch_eval.formats import Parts, Quantised
 from sketch_eval.policies.clairvoyant import Clairvoyant
-from sketch_eval.state import Call, LayerState
+from sketch_eval.state import Call, LayerState, Vectors
 
 
 @dataclass(frozen=True)
@@ -16,15 +17,18 @@ class Prepared:
 
     A policy that ranks by cells in a table has `cells`, and one that ranks by a number a pair has `scores`; the other
     is a placeholder. `table`, `counts` and the scores of counters are the state's own memory, and so are keys and
-    values in float32: a loop that writes to them changes the state.
+    values that are kept in float32: a loop that writes to them changes the state.
 
     Attributes:
         keys: float32 `[rows, heads, head_dim, slots]`; values: float32 `[rows, heads, slots, head_dim]`.
         counts: float32 `[rows, slots]`, ones where the fate counts nothing.
         cells: int32 `[rows, slots, depth]`; scores: float32 `[rows, slots]`; table: float32 `[rows, depth, width]`.
+        new_keys, new_values: `[rows, heads, tokens, head_dim]`, as queries see them.
         new_cells: int32 `[rows, tokens, depth]`; new_scores: float32 `[rows, tokens]`.
         ahead: float32 `[rows, tokens, text]`, the score of every position of a text that is foreseen, after each token;
             a placeholder for other policies.
+        key_grids, value_grids: float32 `[rows, heads, slots, groups, 2]`, for the scales and zeros of vectors that the
+            loop quantises itself, where the format is such; not a number in the slots of all others.
     """
 
     keys: torch.Tensor
@@ -33,28 +37,35 @@ class Prepared:
     cells: torch.Tensor
     scores: torch.Tensor
     table: torch.Tensor
+    new_keys: torch.Tensor
+    new_values: torch.Tensor
     new_cells: torch.Tensor
     new_scores: torch.Tensor
     ahead: torch.Tensor
+    key_grids: torch.Tensor
+    value_grids: torch.Tensor
+    _parts: tuple[Parts, Parts]
     _items: torch.Tensor
     _first: torch.Tensor
     _valid: torch.Tensor
 
     def finish(self, state: LayerState) -> None:
         """Bring the state up to what the loop wrote."""
-        if state.items is not None:
-            self._keep_items(state)
+        if state.items is not None or isinstance(state.format, Quantised):
+            columns = self._valid.int().argsort(dim=1, descending=True, stable=True)  # The valid ones, in order, lead.
+            arrival = state.positions - self._first[:, None]
+            row, slot = (arrival >= 0).nonzero(as_tuple=True)  # The pairs that arrived in this call, and stayed.
+            column = columns[row, arrival[row, slot].long()]
+            if state.items is not None:
+                state.items[row, slot] = self._items[row, column].int()
+            if isinstance(state.format, Quantised):
+                keys, values = self._parts
+                _keep(state.held_keys, keys, row, slot, column, self.keys.transpose(2, 3), self.key_grids)
+                _keep(state.held_values, values, row, slot, column, self.values, self.value_grids)
+                return
         if self.keys.data_ptr() != state.keys.data_ptr():  # They were widened, or lay otherwise in memory.
             state.keys.copy_(self.keys.transpose(2, 3))
             state.values.copy_(self.values)
-
-    def _keep_items(self, state: LayerState) -> None:
-        """Put the items of the pairs that arrived in this call, and stayed, in their slots."""
-        assert state.items is not None
-        columns = self._valid.int().argsort(dim=1, descending=True, stable=True)  # The valid ones, in order, lead.
-        arrival = state.positions - self._first[:, None]
-        row, slot = (arrival >= 0).nonzero(as_tuple=True)
-        state.items[row, slot] = self._items[row, columns[row, arrival[row, slot].long()]].int()
 
 
 def prepare(state: LayerState, call: Call) -> Prepared:
@@ -63,7 +74,8 @@ def prepare(state: LayerState, call: Call) -> Prepared:
     # Positions first: a token's items and tags may depend on its own.
     first, valid = state.by_row(state.seen.clone()), state.by_row(call.valid)
     position = first[:, None] + valid.cumsum(1) - 1
-    arriving = state.show(position, state.by_row(call.tokens), state.split(call.k), state.split(call.v))
+    new = state.arrive(call)
+    arriving = state.show(position, state.by_row(call.tokens), new.keys, new.values)
     items = policy.items(arriving)
     new_cells, new_scores = _split(policy.tags(items, arriving))
     cells, scores = _split(state.tags())
@@ -73,6 +85,7 @@ def prepare(state: LayerState, call: Call) -> Prepared:
         ahead = policy.ahead(call.length)
     if "scores" in held:
         scores, new_scores = held["scores"], torch.zeros_like(new_scores)
+    grids = torch.full((*state.keys.shape[:3], groups_of(state), 2), torch.nan, dtype=torch.float32)
     return Prepared(
         keys=state.keys.transpose(2, 3).float().contiguous(),
         values=state.values.float().contiguous(),
@@ -80,13 +93,43 @@ def prepare(state: LayerState, call: Call) -> Prepared:
         cells=cells,
         scores=scores,
         table=held.get("sketch", cells.new_zeros(rows, 1, 1, dtype=torch.float32)),
+        new_keys=new.keys,
+        new_values=new.values,
         new_cells=new_cells,
         new_scores=new_scores,
         ahead=ahead,
+        key_grids=grids,
+        value_grids=grids.clone(),
+        _parts=(new.key_parts, new.value_parts),
         _items=items,
         _first=first,
         _valid=valid,
     )
+
+
+def groups_of(state: LayerState) -> int:
+    """Groups of a vector that is quantised; 0 where none is, or none but as it arrives."""
+    if not isinstance(state.format, Quantised) or not state.fate.counts:
+        return 0
+    return -(-state.format.head_dim // state.format.group)
+
+
+def _keep(
+    held: Vectors,
+    parts: Parts,
+    rows: torch.Tensor,
+    slots: torch.Tensor,
+    columns: torch.Tensor,
+    vectors: torch.Tensor,
+    grids: torch.Tensor,
+) -> None:
+    """Put what arrived, at given columns of a call, in slots of rows, and what the loop quantised itself in its own."""
+    assert isinstance(held.format, Quantised)
+    held.write(rows, slots, tuple(part[rows, :, columns] for part in parts))
+    if grids.shape[3]:
+        row, slot = (~grids[:, 0, :, 0, 0].isnan()).nonzero(as_tuple=True)
+        grid = grids[row, :, slot].half()
+        held.write(row, slot, (held.format.pack(held.format.codes(vectors[row, :, slot], grid)), grid))
 
 
 def _split(tags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ import torch
 
 from sketch_eval.policies import Attention
 from sketch_eval.policies.fate import least
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import Arriving, Call, LayerState, Trace
 
 
 def serves(state: LayerState, call: Call) -> bool:
@@ -24,13 +24,12 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
     Returns:
         Output `[batch, tokens, query heads, head_dim]` in the dtype of v, and what was decided.
     """
-    q, k, v = (state.split(each) for each in (call.q, call.k, call.v))
+    q, arriving = state.split(call.q), state.arrive(call)
     tokens, valid = state.by_row(call.tokens), state.by_row(call.valid)
     trace = Trace.empty(len(tokens), call.length, q.device)
-    output = torch.empty_like(q, dtype=v.dtype)
+    output = torch.empty_like(q, dtype=call.v.dtype)
     for i in range(call.length):
-        new = (q[:, :, i], k[:, :, i], v[:, :, i], tokens[:, i], valid[:, i])
-        output[:, :, i] = _step(state, *new, call.scaling, trace, i)
+        output[:, :, i] = _step(state, q[:, :, i], arriving, tokens[:, i], valid[:, i], call.scaling, trace, i)
         state.seen += call.valid[:, i].int()
     return output.unflatten(0, (-1, state.units)).flatten(1, 2).transpose(1, 2), trace
 
@@ -38,28 +37,27 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
 def _step(
     state: LayerState,
     q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    pairs: Arriving,
     token: torch.Tensor,
     live: torch.Tensor,
     scaling: float,
     trace: Trace,
     i: int,
 ) -> torch.Tensor:
-    """One token of every row: q `[rows, query heads of a row, head_dim]`; k and v likewise; token, live `[rows]`."""
+    """Token i of every row: q `[rows, query heads of a row, head_dim]`; token, live `[rows]`."""
     cell, policy, t = state.cell, state.policy, state.by_row(state.seen.long())
 
     # 1. Append. There always is a free slot; a token of padding may leave its pair there, but no position.
     slot = (state.positions < 0).int().argmax(1)
     rows = torch.arange(len(slot), device=slot.device)
-    state.keys[rows, :, slot] = k
-    state.values[rows, :, slot] = v
+    state.held_keys.write(rows, slot, tuple(part[:, :, i] for part in pairs.key_parts))
+    state.held_values.write(rows, slot, tuple(part[:, :, i] for part in pairs.value_parts))
     state.positions[rows, slot] = torch.where(live, t, -1).int()
     if state.counts is not None:
         state.counts[rows, slot] = 1.0
     if state.items is not None:
-        arriving = state.show(t[:, None], token[:, None], k[:, :, None], v[:, :, None])
-        state.items[rows, slot] = policy.items(arriving)[:, 0].int()
+        shown = state.show(t[:, None], token[:, None], pairs.keys[:, :, i : i + 1], pairs.values[:, :, i : i + 1])
+        state.items[rows, slot] = policy.items(shown)[:, 0].int()
     policy.arrive(slot)
 
     # 2. Rank and attend.
@@ -71,12 +69,13 @@ def _step(
     if cell.visible is not None:
         seen = _visible(state, stored, position, age, tags, cell.visible)
         trace.hidden[:, i] = (stored & ~seen).sum(1)
-    grouped = q.float().unflatten(1, (state.keys.shape[1], -1))
-    scores = torch.einsum("rhgd,rhsd->rhgs", grouped, state.keys.float()) * scaling
+    keys = state.keys.float()
+    grouped = q.float().unflatten(1, (keys.shape[1], -1))
+    scores = torch.einsum("rhgd,rhsd->rhgs", grouped, keys) * scaling
     if state.counts is not None:
         scores = scores + state.counts.log()[:, None, None]
-    shown = seen[:, None, None]
-    weights = scores.masked_fill(~shown, torch.finfo(torch.float32).min).softmax(-1) * shown
+    open_ = seen[:, None, None]
+    weights = scores.masked_fill(~open_, torch.finfo(torch.float32).min).softmax(-1) * open_
     output = torch.einsum("rhgs,rhsd->rhgd", weights, state.values.float()).flatten(1, 2)
 
     # 3. Account.
@@ -84,7 +83,7 @@ def _step(
 
     # 4. Bound.
     _bound(state, stored, position, age, tags, trace, i)
-    return output.to(v.dtype)
+    return output
 
 
 def _show(state: LayerState, live: torch.Tensor, queries: torch.Tensor, weights: torch.Tensor) -> Attention:

@@ -22,23 +22,27 @@ def computation(cell: CacheConfig) -> CacheConfig:
     `scope` is never left out: with scope=head a window keeps the same pairs, but the positions of each head are stored,
     and the ledger counts them.
     """
+    unread = {} if cell.quantised else {"store_group": CacheConfig.model_fields["store_group"].default}
     if cell.max_cache_size is None:
-        return FULL
-    unread = {field: CacheConfig.model_fields[field].default for field in ARGUMENTS if not depends_on(cell, field)}
+        return FULL.model_copy(update={"store": cell.store, "store_group": cell.store_group} | unread)
+    unread |= {field: CacheConfig.model_fields[field].default for field in ARGUMENTS if not depends_on(cell, field)}
     return cell.model_copy(update=unread | {"topk": cell.visible})
 
 
 def cell_kind(cell: CacheConfig) -> str:
     """`full`, `control` (DESIGN §4) or `sketch`."""
-    if cell.max_cache_size is None:
+    if cell.untouched:
         return "full"
+    if cell.max_cache_size is None:
+        return "control"
     return "sketch" if POLICIES[cell.importance].sketched else "control"
 
 
 def cell_name(cell: CacheConfig) -> str:
     """A cell without its cap and seed, in a reader's words: `window`, `count_min 512×4 topk32`, `exact aggregate`."""
     if cell.max_cache_size is None:
-        return "full"
+        head = "full" if cell.untouched else cell.store
+        return " ".join([head, *(_unlike_default(cell, "store_group") if cell.quantised else [])])
     head, spoken = cell.importance, {"importance"}
     if cell_kind(cell) == "sketch":
         head += f" {cell.width}×{cell.depth}"
@@ -61,6 +65,9 @@ def cell_name(cell: CacheConfig) -> str:
     for field in ("sinks", "recent", "normalize"):
         if field not in spoken:
             parts += _unlike_default(cell, field)
+    parts += _unlike_default(cell, "store")
+    if cell.quantised:
+        parts += _unlike_default(cell, "store_group")
     return " ".join(parts)
 
 

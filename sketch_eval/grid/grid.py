@@ -188,14 +188,14 @@ class Grid(BaseModel):
         return self
 
     def expand(self) -> list[CacheConfig]:
-        """The bounded cells, each once, with the first seed.
+        """The cells but the full cache, each once, with the first seed.
 
         Raises:
             UsageError: as `Block.cells`.
         """
         defaults = {"seed": self.seeds[0]} | self.defaults
         cells = (cell for block in self.cells for cell in block.cells(defaults))
-        return list(dict.fromkeys(cell for cell in cells if cell.max_cache_size is not None))
+        return list(dict.fromkeys(cell for cell in cells if not cell.untouched))
 
     def reference_of(self, cell: CacheConfig) -> CacheConfig | None:
         """The cell that another one is compared with; None where there is none.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """A row; every number of it is decided by what `reproduce` is given, so two runs of one sweep write equal rows.
 
@@ -19,8 +19,8 @@ class Row:
         row: its name, ten hexadecimal digits: what `sketch-eval reproduce` takes.
         cell: the cell without its cap, e.g. `count_min 512×4 topk32`, or a control's name; `full` is the baseline.
         kind: `full`, `control` (of the ladder of DESIGN §4) or `sketch`.
-        importance, scope, strategy, topk, cap, width, depth, item, decay, conservative, normalize, sinks, recent: the
-            cell; NaN or empty where it has no such thing (a control has no width, the full cache no cap).
+        importance, scope, strategy, topk, cap, width, depth, item, decay, conservative, normalize, sinks, recent,
+            store: the cell; NaN or empty where it has no such thing (a control has no width, the full cache no cap).
         seeds: hash seeds that the row is the mean of, e.g. `0 1 2`.
         task: lm-eval's name of the task.
         metric: lm-eval's name of the metric.
@@ -31,9 +31,9 @@ class Row:
         unit: of all differences: `points`, hundredths, for an accuracy and all else that lies between 0 and 1;
             `percent` of what is compared with for a perplexity.
         difference, difference_low, difference_high: to the full cache, paired by document.
-        to_window, to_window_low, to_window_high: to the control `window` at the same cap, likewise: what the cell gains
-            or loses over keeping the newest tokens. NaN in the control's own row, where either bound nothing, and where
-            the grid has no such control.
+        to_window, to_window_low, to_window_high: to the control `window` at the same cap and store, likewise: what the
+            cell gains or loses over keeping the newest tokens. NaN in the control's own row, where either bound
+            nothing, and where the grid has no such control.
         to_exact, to_exact_low, to_exact_high: to the same cell with exact scores, likewise: what a sketch itself loses.
         to_reference, to_reference_low, to_reference_high: to the grid's `reference` at the same cap, or to the cell's
             `twin`, likewise.
@@ -64,6 +64,7 @@ class Row:
     normalize: str
     sinks: str
     recent: str
+    store: str = "float"  # As in all tables that were made before there was another.
     seeds: str
     task: str
     metric: str

@@ -181,19 +181,19 @@ class Sweep:
             )
 
     @cached_property
-    def _windows(self) -> dict[int | None, CacheConfig]:
-        """By cap, the grid's `window`, whatever it says of what decides nothing there."""
+    def _windows(self) -> dict[tuple[int | None, str, int], CacheConfig]:
+        """By cap and store, the grid's `window`, whatever it says of what decides nothing there."""
         wanted = {"strategy": "topk", "topk": None, **CONTROLS["window"]}
         cells = [cell for cell in self.grid.expand() if wanted.items() <= cell.model_dump().items()]
-        return {cell.max_cache_size: computation(cell) for cell in cells}
+        return {_size(cell): computation(cell) for cell in cells}
 
     def _others(self, cell: CacheConfig, task: str) -> dict[str, list[dict[str, Any]]]:
         """The records, one a seed, of what a cell is compared with: those that are on disk and bound something.
 
-        The `window` of its cap, the cell itself with `exact` scores, and the grid's reference at its cap.
+        The `window` of its cap and store, the cell itself with `exact` scores, and the grid's reference at its cap.
         """
         exact = cell.model_copy(update={"conservative": False, **CONTROLS["exact"]})
-        cells = (self._windows.get(cell.max_cache_size), exact, self.grid.reference_of(cell))
+        cells = (self._windows.get(_size(cell)), exact, self.grid.reference_of(cell))
         found = {}
         for which, other in zip(OTHERS, cells, strict=True):
             if other is None or computation(other) == computation(cell):
@@ -293,6 +293,11 @@ class Sweep:
         return f"lm_eval run --model sketch_hf --model_args {shlex.quote(spell(model, cell))} --tasks {task} {given}"
 
 
+def _size(cell: CacheConfig) -> tuple[int | None, str, int]:
+    """What cells are compared at: the cap, and how pairs are kept."""
+    return cell.max_cache_size, cell.store, cell.store_group
+
+
 def _cell_columns(cell: CacheConfig) -> dict[str, Any]:
     """The columns that say what the cell is."""
     full, shown = cell.max_cache_size is None, {"cell": cell_name(cell), "kind": cell_kind(cell)}
@@ -306,6 +311,7 @@ def _cell_columns(cell: CacheConfig) -> dict[str, Any]:
     }
     return shown | words | numbers | {
         "topk": NONE if cell.topk is None else float(cell.topk),
+        "store": cell.store,
         "cap": NONE if cell.max_cache_size is None else float(cell.max_cache_size),
     }  # fmt: skip
 
@@ -339,7 +345,7 @@ def _share(metric: str, binding: float, cell: CacheConfig) -> float:
     Every document with such buckets reaches all of them, so a bucket is bound in all or in none.
     """
     bucket, cap = re.search(r"_\d+_(\d+)$", metric), cell.max_cache_size
-    if bucket is None or cap is None or not binding:
+    if bucket is None or cap is None or not binding or cell.store != "float":
         return binding
     # The query at position C still sees all, and at position k one too many for topk=k.
     return float(int(bucket[1]) > cap or (cell.visible is not None and int(bucket[1]) >= cell.visible))

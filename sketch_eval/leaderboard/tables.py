@@ -69,7 +69,7 @@ def write(
 
 def row_of(entry: dict[str, Any]) -> Row:
     """The row of an entry of leaderboard.json, whose missing numbers are null there."""
-    known: dict[str, Any] = {key: math.nan if entry[key] is None else entry[key] for key in COLUMNS}
+    known: dict[str, Any] = {key: math.nan if entry[key] is None else entry[key] for key in COLUMNS if key in entry}
     return Row(**known)
 
 

@@ -76,7 +76,7 @@ def by_cap(rows: pd.DataFrame) -> pd.DataFrame:
     The value is the mean over the family's cells that bound at that cap. low and high are the interval of `paired`
     where that is one cell, else the least and the greatest value of them. Where none bound, `bound` is False.
     """
-    return _summary(rows, ["cap"])
+    return _summary(rows[rows["cap"].notna()], ["cap"])
 
 
 def by_depth(rows: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def by_cell(rows: pd.DataFrame) -> pd.DataFrame:
     went astray would hide what the others differ by. off says so.
     """
     own = points(rows)
-    own = own[(own["kind"] != "full") & own["difference"].notna()]
+    own = own[(own["kind"] != "full") & own["cap"].notna() & own["difference"].notna()]
     shown = own.groupby("cap")["difference"].transform(_clipped)
     return own.assign(shown=shown, off=shown != own["difference"])
 

@@ -64,14 +64,15 @@ class Fold(Fate):
         """
         assert state.counts is not None
         key = mean_pair(compared, state.counts, rows, into, gone)
-        state.keys[rows, :, into] = key.to(state.keys.dtype)
+        state.held_keys.write(rows, into, state.format.encode(key))
         cls.merge_values(state, rows, into, gone)
 
     @staticmethod
     def merge_values(state: LayerState, rows: torch.Tensor, into: torch.Tensor, gone: torch.Tensor) -> None:
         """Make the survivor's value the mean, and count the victim's tokens as the survivor's."""
         assert state.counts is not None
-        state.values[rows, :, into] = mean_pair(state.values, state.counts, rows, into, gone).to(state.values.dtype)
+        value = mean_pair(state.values, state.counts, rows, into, gone)
+        state.held_values.write(rows, into, state.format.encode(value))
         state.counts[rows, into] += state.counts[rows, gone]
 
 

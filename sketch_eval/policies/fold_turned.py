@@ -48,5 +48,5 @@ class FoldTurned(Fold):
         assert state.speeds is not None
         key = mean_pair(compared, state.counts, rows, into, gone)
         turned = turn(key, state.positions[rows, into][:, None], state.speeds)
-        state.keys[rows, :, into] = turned.to(state.keys.dtype)
+        state.held_keys.write(rows, into, state.format.encode(turned))
         cls.merge_values(state, rows, into, gone)

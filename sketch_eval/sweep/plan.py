@@ -94,6 +94,7 @@ def estimate(lines: list[Line], worker: Worker) -> None:
             cell.importance,
             cell.scope,
             cell.conservative,
+            cell.store,
         )
         if line.runs and bound and sort not in speeds:
             if len(speeds) < 2:  # For nothing: the first passes, full and bounded, load what all others find.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sketch_eval.execution.compiled.jit import F, compiled
+from sketch_eval.execution.compiled.jit import F, compiled, exactly
 from sketch_eval.execution.compiled.maths import norm, products
 
 
@@ -35,16 +35,16 @@ def nearest(victim, keys, norms, positions, sinks, newest_free, vector, dots, pa
     return found
 
 
-@compiled
+@exactly
 def merge(into, victim, keys, values, counts, logn, norms, both):  # type: ignore[no-untyped-def]
     """Make the survivor's value, and where it is both its key, the mean over all the tokens of both pairs."""
     total = counts[into] + counts[victim]
-    mine, its = counts[into] / total, counts[victim] / total
+    mine, its = counts[into], counts[victim]
     for h in range(keys.shape[0]):
         for d in range(keys.shape[1]):
             if both:
-                keys[h, d, into] = keys[h, d, into] * mine + keys[h, d, victim] * its
-            values[h, into, d] = values[h, into, d] * mine + values[h, victim, d] * its
+                keys[h, d, into] = (keys[h, d, into] * mine + keys[h, d, victim] * its) / total
+            values[h, into, d] = (values[h, into, d] * mine + values[h, victim, d] * its) / total
     counts[into] = total
     logn[into] = np.log(total)
     norms[into] = norm(keys, into)

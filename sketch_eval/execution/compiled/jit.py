@@ -27,6 +27,11 @@ def compiled(function: Callable[..., Any]) -> Any:
     return numba.njit(**OPTIONS)(function)
 
 
+def exactly(function: Callable[..., Any]) -> Any:
+    """As `compiled`, with every operation rounded by itself: where a tie that goes the other way is another pair."""
+    return numba.njit(**OPTIONS | {"fastmath": False})(function)
+
+
 def kept(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """The loop itself, on disk where there is a place for it: a read-only install with no home compiles each time."""
 

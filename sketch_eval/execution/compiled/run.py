@@ -8,9 +8,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from sketch_eval.execution.compiled.quantise import HALF
 from sketch_eval.execution.compiled.scan import Decided, Rules, Store, Tokens, scan_for
 from sketch_eval.execution.compiled.sources import FATES, SOURCES
 from sketch_eval.execution.prepare import prepare
+from sketch_eval.formats import Format, Quantised
 from sketch_eval.policies.clairvoyant import BLOCK
 from sketch_eval.state import Call, LayerState, Trace
 
@@ -41,15 +43,20 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
         np.float32(call.scaling), np.float32(cell.decay), cell.normalize == "age", cell.conservative,
         *cell.protected(cell.max_cache_size), visible, *cell.protected(visible),
         np.empty(0, np.float32) if state.speeds is None else state.speeds.numpy(),
+        *_levels(state.format),
     )  # fmt: skip
     scan = scan_for(SOURCES[cell.importance], FATES[cell.strategy])
-    vectors = [t.transpose(1, 2).float().detach().numpy() for t in (call.q, call.k, call.v)]
+    new = [t.unflatten(0, (batch, units)).flatten(1, 2) for t in (ready.new_keys, ready.new_values)]
+    vectors = [t.transpose(1, 2).float().detach().numpy() for t in (call.q, *new)]
     valid, seen = call.valid.contiguous().numpy(), state.seen.numpy()
     arriving, stored, decided = (
         [tensor.unflatten(0, (batch, units)).numpy() for tensor in tensors]
         for tensors in (
             (ready.new_cells, ready.new_scores, ready.ahead),
-            (ready.keys, ready.values, state.positions, ready.counts, ready.cells, ready.scores, ready.table),
+            (
+                *(ready.keys, ready.values, state.positions, ready.counts, ready.cells, ready.scores, ready.table),
+                *(ready.key_grids, ready.value_grids),
+            ),
             (trace.victims, trace.survivors, trace.hidden),
         )
     )
@@ -69,6 +76,13 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
 
     ready.finish(state)
     return output.to(call.v.dtype), trace
+
+
+def _levels(format: Format) -> tuple[int, int]:
+    """`levels` and `group` of `Rules`."""
+    if isinstance(format, Quantised):
+        return format.levels, format.group
+    return (0 if format.exact else HALF), 0
 
 
 @lru_cache(maxsize=1)

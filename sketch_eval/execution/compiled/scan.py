@@ -13,6 +13,7 @@ from sketch_eval.execution.compiled.choose import least, mark_visible, worth
 from sketch_eval.execution.compiled.fold import merge, nearest, turn
 from sketch_eval.execution.compiled.jit import F, kept, version
 from sketch_eval.execution.compiled.maths import norm, to_12_digits
+from sketch_eval.execution.compiled.quantise import quantise
 from sketch_eval.execution.compiled.sketch import add, add_conservatively, divide
 from sketch_eval.execution.compiled.sources import DROP, EXACT, FOLD_TURNED, FOLD_VALUES, FORESEEN, KNORM, LAST, RACE
 from sketch_eval.policies.fold_turned import STEPS
@@ -44,6 +45,8 @@ class Store(NamedTuple):
         keys: float32 `[units, heads, head_dim, slots]`; values: float32 `[units, heads, slots, head_dim]`.
         positions: int32 `[units, slots]`; counts: float32 `[units, slots]`.
         cells: int32 `[units, slots, depth]`; scores: float32 `[units, slots]`; table: float32 `[units, depth, width]`.
+        key_grids, value_grids: float32 `[units, heads, slots, groups, 2]`, scales and zeros that folding gives, where
+            pairs are quantised; no groups where they are not.
     """
 
     keys: Any = _f[:, :, :, ::1]
@@ -53,6 +56,8 @@ class Store(NamedTuple):
     cells: Any = _i[:, :, ::1]
     scores: Any = _f[:, ::1]
     table: Any = _f[:, :, ::1]
+    key_grids: Any = _f[:, :, :, :, ::1]
+    value_grids: Any = _f[:, :, :, :, ::1]
 
 
 class Rules(NamedTuple):
@@ -62,6 +67,8 @@ class Rules(NamedTuple):
         sinks, recent: numbers of protected tokens, for eviction, and with `visible_` for what a query sees.
         visible: pairs a query sees; 0 for all.
         speeds: float32 `[pairs]`, how rotary positions turn the keys; empty where they do not.
+        levels, group: the largest code of a quantised number, and how many of them share a grid; for levels,
+            `quantise.HALF` where they are kept in float16, and 0 where they are kept as they are.
     """
 
     scaling: Any = _f
@@ -74,6 +81,8 @@ class Rules(NamedTuple):
     visible_sinks: Any = numba.int64
     visible_recent: Any = numba.int64
     speeds: Any = _f[::1]
+    levels: Any = numba.int64
+    group: Any = numba.int64
 
 
 class Decided(NamedTuple):
@@ -138,6 +147,7 @@ def scan_for(source: int, fate: int) -> Any:
                 store.counts[unit],
             )
             cells, scores, table = store.cells[unit], store.scores[unit], store.table[unit]
+            key_grids, value_grids = store.key_grids[unit], store.value_grids[unit]
             first, last = unit * queries, (unit + 1) * queries
             gain = F(1.0)  # The table holds `gain` times its weights, so that decay need not touch every cell a step.
             seen[:] = True
@@ -175,6 +185,8 @@ def scan_for(source: int, fate: int) -> Any:
                 else:
                     scores[slot] = tokens.scores[unit, i]
                 if folds:
+                    key_grids[:, slot] = F(np.nan)
+                    value_grids[:, slot] = F(np.nan)
                     counts[slot] = F(1.0)
                     logn[slot] = F(0.0)
                 if normed:
@@ -250,6 +262,20 @@ def scan_for(source: int, fate: int) -> Any:
                         merge(into, victim, compared, values, counts, logn, norms, fate != FOLD_VALUES)
                         if turns:
                             turn(level, keys, into, positions[into], rules.speeds)
+                        if rules.levels != 0:
+                            for h in range(heads):
+                                if fate != FOLD_VALUES:
+                                    for d in range(head_dim):
+                                        vector[d] = keys[h, d, into]
+                                    quantise(vector, rules.levels, rules.group, key_grids[h, into], exponent, power)
+                                    for d in range(head_dim):
+                                        keys[h, d, into] = vector[d]
+                                quantise(
+                                    values[h, into], rules.levels, rules.group, value_grids[h, into], exponent, power
+                                )
+                            norms[into] = norm(keys, into)
+                            if turns:
+                                turn(keys, level, into, -positions[into], rules.speeds)
                         if source == KNORM:
                             scores[into] = -to_12_digits(norms[into])
                 positions[victim] = -1

@@ -1,0 +1,107 @@
+"""The full cache with fewer bits a number: what users have instead of a bound (DESIGN §8)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Cache, PretrainedConfig
+from transformers.cache_utils import CacheLayerMixin
+
+from sketch_eval.config import CacheConfig
+from sketch_eval.errors import UsageError
+from sketch_eval.families import shape_of
+from sketch_eval.formats import Parts, format_of
+
+
+class FormatLayer(CacheLayerMixin):
+    """Every pair of one layer, as a cell's format keeps it. The model's own attention is given what comes back.
+
+    Args:
+        cell: the cell.
+    """
+
+    def __init__(self, cell: CacheConfig) -> None:
+        super().__init__()
+        self.cell = cell
+        self.key_parts: Parts = ()
+        self.value_parts: Parts = ()
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.format = format_of(self.cell.store, self.cell.store_group, key_states.shape[-1])
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.key_parts = self.format.encode(key_states[:, :, :0])
+        self.value_parts = self.format.encode(value_states[:, :, :0])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep new keys and values `[batch, kv_heads, tokens, head_dim]`; return all, as they come back."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.key_parts = self._joined(self.key_parts, key_states)
+        self.value_parts = self._joined(self.value_parts, value_states)
+        return self.format.decode(self.key_parts).to(self.dtype), self.format.decode(self.value_parts).to(self.dtype)
+
+    def _joined(self, held: Parts, new: torch.Tensor) -> Parts:
+        return tuple(torch.cat(both, 2) for both in zip(held, self.format.encode(new), strict=True))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors that hold the pairs, by their names in the ledger."""
+        if not self.is_initialized:
+            return {}
+        names = [kind + name for kind in ("keys", "values") for name in self.format.names]
+        return dict(zip(names, (*self.key_parts, *self.value_parts), strict=True))
+
+    def get_seq_length(self) -> int:
+        return self.key_parts[0].shape[2] if self.is_initialized else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        self.key_parts, self.value_parts, self.is_initialized = (), (), False
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.is_initialized:
+            batch = torch.arange(len(self.key_parts[0]), device=self.device)
+            self.batch_select_indices(batch.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.key_parts, self.value_parts = (
+            tuple(part[indices.to(part.device)] for part in parts) for parts in (self.key_parts, self.value_parts)
+        )
+
+
+class FormatCache(Cache):
+    """A cache of every pair, each as the cell's `store` keeps it.
+
+    For `model(..., past_key_values=cache)` and `model.generate(..., past_key_values=cache)` with any model.
+
+    Args:
+        config: the model's config.
+        cell: a cell without a bound.
+
+    Raises:
+        UsageError: the cell has a bound: its cache is a `SketchCache`.
+    """
+
+    def __init__(self, config: PretrainedConfig, cell: CacheConfig) -> None:
+        if cell.max_cache_size is not None:
+            raise UsageError(f"max_cache_size={cell.max_cache_size}: this cache has no bound; use SketchCache")
+        super().__init__(layers=[FormatLayer(cell) for _ in range(shape_of(config).layers)])
+
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of all the tensors that the cache owns, by name, summed over the layers (DESIGN §6)."""
+        total: dict[str, int] = {}
+        for layer in self.layers:
+            for name, tensor in layer.tensors().items():
+                total[name] = total.get(name, 0) + tensor.nbytes
+        return total

@@ -1,0 +1,185 @@
+"""DESIGN §8: quantised stores."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal
+
+import pytest
+import torch
+from conftest import tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+from test_executions import small_cell
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sketch_eval import bundled
+from sketch_eval.attention import enable
+from sketch_eval.cache import SketchCache
+from sketch_eval.config import CacheConfig
+from sketch_eval.execution import Execution, advance
+from sketch_eval.families import shape_of
+from sketch_eval.formats import BITS, FORMATS, Quantised
+from sketch_eval.grid.cells import cell_kind, cell_name
+from sketch_eval.grid.grid import Grid
+from sketch_eval.ledger import ledger
+from sketch_eval.lm import SketchHF
+from sketch_eval.policies import FATES
+from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.unbounded import FormatCache
+
+SPEEDS = torch.tensor([1.0, 0.1])
+
+
+@given(
+    bits=st.integers(1, 8),
+    head_dim=st.integers(1, 80),
+    group=st.integers(1, 80),
+    size=st.sampled_from([1e-6, 1.0, 300.0]),
+    offset=st.sampled_from([0.0, 5.0]),
+    seed=st.integers(0, 99),
+)
+def test_what_comes_back_is_within_half_a_step_and_takes_the_bytes_that_are_counted(
+    bits: int, head_dim: int, group: int, size: float, offset: float, seed: int
+) -> None:
+    vectors = (torch.randn(3, 2, head_dim, generator=torch.Generator().manual_seed(seed)) + offset) * size
+    kept = Quantised(bits, group, head_dim)
+    packed, grid = kept.encode(vectors)
+    back = kept.decode((packed, grid))
+    groups = -(-head_dim // min(group, head_dim))
+    assert packed.nbytes + grid.nbytes == 3 * 2 * (-(-head_dim * bits // 8) + 4 * groups)
+    scale = grid[..., 0].float().repeat_interleave(kept.group, -1)[..., :head_dim]
+    rounding = vectors.abs().amax() * 2**-10 + 2.0**-24 * kept.levels  # Of float16's scales and zeros.
+    assert ((back - vectors).abs() <= scale / 2 + rounding).all()
+
+
+def test_a_group_that_is_worked_out_by_hand() -> None:
+    """From -1 to 2 in 3 bits: a step of 3/7, float16's nearest to which is 0.428466796875."""
+    step = 0.428466796875
+    back = Quantised(3, 4, 6).rounded(torch.tensor([-1.0, 0.0, 0.1, 2.0, 5.0, 5.0]))
+    assert back.tolist() == pytest.approx([-1, 2 * step - 1, 3 * step - 1, 7 * step - 1, 5, 5], abs=1e-6)
+
+
+@pytest.mark.parametrize("bits", BITS.values())
+def test_codes_are_those_of_torchs_own_quantiser(bits: int) -> None:
+    """Which takes a zero in steps of the scale, and multiplies by the scale's inverse: ties may go either way."""
+    vectors = torch.randn(500, 32, generator=torch.Generator().manual_seed(bits))
+    kept = Quantised(bits, 32, 32)
+    _, grid = kept.encode(vectors)
+    scale, zero = grid[:, 0].float().unbind(-1)
+    torchs = torch.fake_quantize_per_channel_affine(vectors, scale, -zero / scale, 0, 0, kept.levels)
+    off = (kept.rounded(vectors) - torchs).abs() > 1e-4 * scale[:, None]
+    assert off.float().mean() < 1e-3
+    assert ((kept.rounded(vectors) - torchs).abs() <= 1.001 * scale[:, None]).all()
+
+
+def a_call(fate: str, length: int = 60) -> Call:
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(2, heads, length, 8, generator=generator) for heads in (4, 2, 2))
+    if FATES[fate].turns:  # Of a pair of coordinates each rotary speed turns one: as many as there are.
+        q, k, v = q[..., :4], k[..., :4], v[..., :4]
+    valid = torch.ones(2, length, dtype=torch.bool)
+    valid[1, :7] = False
+    return Call(2 * q, k, v, torch.zeros(2, length, dtype=torch.long), valid, 0.5)
+
+
+def advanced(execution: Execution, call: Call, size: int, **cell: Any) -> tuple[torch.Tensor, Trace, LayerState]:
+    """The call in parts of so many tokens."""
+    state = LayerState(small_cell(importance="exact", store_group=3, **cell), 0, call.k, speeds=SPEEDS)
+    parts = [advance(execution, state, part) for part in call.split(size)]
+    return torch.cat([output for output, _ in parts], 1), Trace.join([trace for _, trace in parts]), state
+
+
+@pytest.mark.parametrize("store", FORMATS)
+@pytest.mark.parametrize("scope", ["layer", "head"])
+@pytest.mark.parametrize("fate", FATES)
+def test_decode_and_scan_keep_what_the_oracle_keeps(fate: str, scope: Literal["layer", "head"], store: str) -> None:
+    """Of one call, so that no other layer's rounding moves a number over the edge between two codes."""
+    call = a_call(fate)
+    truth, standard, _ = advanced("oracle", call, 60, strategy=fate, scope=scope, store=store)
+    assert standard.margins is not None
+    clear = (standard.margins > 1e-5).cumprod(1).bool().unflatten(0, (2, -1)).all(1)
+    assert clear.float().mean() > (0.3 if FATES[fate].turns else 0.7)  # A turned key is no short sum of codes.
+    rows = clear.repeat_interleave(len(standard.victims) // 2, 0)
+    held: list[list[torch.Tensor]] = []
+    for execution, size in (("compiled", 60), ("compiled", 7), ("stepwise", 60), ("stepwise", 1)):
+        output, trace, state = advanced(execution, call, size, strategy=fate, scope=scope, store=store)  # type: ignore[arg-type]
+        assert (output - truth)[clear].abs().max() < 1e-4, (execution, size)
+        for what in ("victims", "survivors"):
+            assert torch.equal(getattr(trace, what)[rows], getattr(standard, what)[rows]), (execution, size, what)
+        stored = state.positions.sort(1)
+        taken = stored.indices[:, 1:, None, None].expand(-1, -1, *state.keys.shape[1::2])
+        held.append([state.keys.transpose(1, 2).gather(1, taken), state.values.transpose(1, 2).gather(1, taken)])
+    if clear.all():
+        for keys, values in held[1:]:
+            assert (keys.float() - held[0][0].float()).abs().max() < 1e-4
+            assert (values.float() - held[0][1].float()).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("execution", ["stepwise", "compiled"])
+def test_what_is_not_a_number_stays_one(execution: Execution) -> None:
+    call = a_call("topk")
+    call.v[0, 0, 20, 3] = torch.nan
+    output, _, state = advanced(execution, call, 60, strategy="aggregate", store="int4")
+    assert output[0, 20].isnan().any()
+    assert not output[1].isnan().any()
+    assert state.values[0].isnan().any()
+
+
+@pytest.mark.parametrize("store", FORMATS)
+@pytest.mark.parametrize("cap", [None, 24])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_an_answer_is_what_scoring_it_says_and_its_cache_has_the_bytes_of_the_ledger(
+    family: str, cap: int | None, store: str
+) -> None:
+    """Greedy tokens of `generate`, of two prompts together, are the likeliest ones of a pass over the whole."""
+    model = tiny_model(family, layers=1)  # One layer: no rounding of another moves a number to another code.
+    enable(model)
+    cell = CacheConfig(max_cache_size=cap, store=store, store_group=4, scope="head")
+
+    def cache() -> SketchCache | FormatCache:
+        return FormatCache(model.config, cell) if cap is None else SketchCache(model.config, cell)
+
+    prompt = torch.randint(1, 60, (2, 10), generator=torch.Generator().manual_seed(3))
+    used = cache()
+    answer = model.generate(prompt, past_key_values=used, min_new_tokens=40, max_new_tokens=40, pad_token_id=0)
+    with torch.no_grad():
+        logits = model(answer, past_key_values=cache()).logits
+    best = logits.topk(2, -1)
+    clear = best.values[:, 9:-1, 0] - best.values[:, 9:-1, 1] > 1e-3
+    assert clear.float().mean() > 0.9
+    assert torch.equal(best.indices[:, 9:-1, 0][clear], answer[:, 10:][clear])
+    length = 49  # The last token of an answer is never fed back.
+    counted = ledger(cell, model.config, torch.float32, length)
+    assert used.nbytes() == {name: 2 * bytes_ for name, bytes_ in counted["layer_bytes"].items()}
+    bits = {"float": 32.0, "float16": 16.0} | {name: bits + 8.0 for name, bits in BITS.items()}
+    assert counted["kv_bytes"] == shape_of(model.config).token_numbers * (cap or length) * bits[store] / 8
+
+
+@pytest.mark.parametrize("cap", [None, 64])
+def test_more_bits_are_nearer_to_the_models_own_numbers_and_eight_are_within_a_thousandth(cap: int | None) -> None:
+    """The bundled model's perplexity of a text of its own kind."""
+    model = AutoModelForCausalLM.from_pretrained(bundled.path(), dtype=torch.float32).eval()
+    enable(model)
+    text = AutoTokenizer.from_pretrained(bundled.path())(inspect.getsource(inspect))["input_ids"][:1000]
+    tokens, nats = torch.tensor([text]), {}
+    for store in FORMATS:
+        cell = CacheConfig(max_cache_size=cap, store=store, importance="exact")
+        cache = FormatCache(model.config, cell) if cap is None else SketchCache(model.config, cell)
+        with torch.no_grad():
+            logits = model(tokens, past_key_values=cache).logits
+        nats[store] = torch.nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:]).item()
+    off = [abs(nats[store] - nats["float"]) for store in ("int8", "int4", "int3")]
+    assert off[0] < 1e-3
+    assert off == sorted(off)
+
+
+def test_a_full_cache_with_fewer_bits_is_counted_as_bound_and_a_grid_keeps_it() -> None:
+    lm = SketchHF(pretrained="bundled", max_cache_size=None, store="int3")
+    lm.loglikelihood([Instance("loglikelihood", {}, ("def ", "f(x):"), 0)])
+    counts: Any = lm.counts.as_dict()
+    assert (counts["requests"], counts["binding_requests"]) == (1, 1)
+    cells = Grid(tasks=["kv_256"], cells=[{"controls": ["int4"]}, {"max_cache_size": None, "store": "float16"}])  # type: ignore[arg-type]
+    assert [cell_name(cell) for cell in cells.expand()] == ["int4", "float16"]
+    assert [cell_kind(cell) for cell in cells.expand()] == ["control", "control"]
