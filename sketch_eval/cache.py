@@ -38,6 +38,7 @@ class SketchLayer(CacheLayerMixin):
     Args:
         cell: the cell.
         index: which layer it is.
+        group: query heads that share a key/value head.
         speeds: how rotary positions turn its keys, as `rotary.speeds` gives them, for a fate that turns them.
         foresight: what the full cache saw of the text, for a policy that foresees.
         execution: see `sketch_eval.execution.advance`.
@@ -47,12 +48,13 @@ class SketchLayer(CacheLayerMixin):
         self,
         cell: CacheConfig,
         index: int,
+        group: int,
         speeds: torch.Tensor | None,
         foresight: Foresight | None,
         execution: Execution,
     ) -> None:
         super().__init__()
-        self.cell, self.index, self.execution = cell, index, execution
+        self.cell, self.index, self.group, self.execution = cell, index, group, execution
         self.speeds, self.foresight = speeds, foresight
         self.state: LayerState | None = None
         self.keys: torch.Tensor | None = None
@@ -60,7 +62,9 @@ class SketchLayer(CacheLayerMixin):
         self.tokens_seen = self.tokens_attended = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.state = LayerState(self.cell, self.index, key_states, speeds=self.speeds, foresight=self.foresight)
+        self.state = LayerState(
+            self.cell, self.index, key_states, self.group, speeds=self.speeds, foresight=self.foresight
+        )
         self._show()
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True
@@ -161,11 +165,11 @@ class SketchCache(Cache):
             )
         shape = shape_of(config)
         check_cell(config, cell)
-        count, self._window = shape.layers, shape.window
+        count, self._window, group = shape.layers, shape.window, shape.query_heads // shape.kv_heads
         seen, turns = {} if foresight is None else foresight.seen, FATES[cell.strategy].turns
         super().__init__(
             layers=[
-                SketchLayer(cell, index, speeds(config, index) if turns else None, seen.get(index), execution)
+                SketchLayer(cell, index, group, speeds(config, index) if turns else None, seen.get(index), execution)
                 for index in range(count)
             ]
         )

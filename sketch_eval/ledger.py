@@ -41,8 +41,9 @@ def ledger(cell: CacheConfig, config: PretrainedConfig, dtype: torch.dtype, max_
         peak = steady = {name: part.nbytes for name, part in every.tensors().items()}
         kv, memory = sum(steady.values()), 0
     else:
-        state = LayerState(cell, 0, keys)
-        held = LayerState(cell, 0, keys, slots=cell.max_cache_size)
+        group = shape.query_heads // shape.kv_heads
+        state = LayerState(cell, 0, keys, group)
+        held = LayerState(cell, 0, keys, group, slots=cell.max_cache_size)
         peak, steady = ({name: tensor.nbytes for name, tensor in each.tensors().items()} for each in (state, held))
         kv, memory = (
             sum(tensor.nbytes for tensor in tensors.values()) for tensors in (held.pairs(), held.policy.tensors())

@@ -67,6 +67,7 @@ class LayerState:
         cell: the cell; its `max_cache_size` is C.
         layer: index of the layer.
         keys: any keys of the layer, `[batch, kv_heads, *, head_dim]`, for shape, dtype and device.
+        group: query heads that share a key/value head.
         slots: pairs that there is room for; by default C+1.
         speeds: how rotary positions turn the keys, as `rotary.speeds` gives them.
         foresight: what the full cache saw of the text, for a policy that foresees.
@@ -88,6 +89,7 @@ class LayerState:
         cell: CacheConfig,
         layer: int,
         keys: torch.Tensor,
+        group: int = 1,
         slots: int | None = None,
         speeds: torch.Tensor | None = None,
         foresight: Foresight | None = None,
@@ -104,7 +106,8 @@ class LayerState:
         self.fate = FATES[cell.strategy]
         self.counts = torch.ones(rows, slots, dtype=torch.float32, device=keys.device) if self.fate.counts else None
         self.seen = torch.zeros(batch, dtype=torch.int32, device=keys.device)
-        self.policy = POLICIES[cell.importance](cell, Place(rows, slots, self._stream(), keys.device, foresight))
+        place = Place(rows, slots, heads * group, head_dim, self._stream(), keys.device, foresight)
+        self.policy = POLICIES[cell.importance](cell, place)
         shape = self.policy.item_shape
         self.items = None
         if shape is not None:

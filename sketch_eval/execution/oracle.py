@@ -15,7 +15,10 @@ from sketch_eval.policies.items import KEY_BITS
 from sketch_eval.sketches import CountMinSketch, CountSketch, RaceSketch, Sketch
 from sketch_eval.state import Call, LayerState, Trace
 
-SPELT = ("count_min", "count_sketch", "race", "exact", "last", "recency", "random", "knorm", "clairvoyant")
+SPELT = (
+    *("count_min", "count_sketch", "race", "race_queries", "exact", "last", "recency", "random", "knorm", "vatp"),
+    *("snapkv", "expected", "keydiff", "clairvoyant"),
+)
 """The policies that it knows: each has its own words here."""
 
 FATES_SPELT = ("topk", "aggregate", "aggregate_values", "aggregate_turned")
@@ -24,7 +27,10 @@ FATES_SPELT = ("topk", "aggregate", "aggregate_values", "aggregate_turned")
 
 @dataclass(eq=False)
 class Pair:
-    """A stored pair: key and value `[kv_heads, head_dim]`, position, item, folded count and a score of its own."""
+    """A stored pair: key and value `[kv_heads, head_dim]`, position, item, folded count and a score of its own.
+
+    recent is the mass that each query gave it since it came.
+    """
 
     key: torch.Tensor
     value: torch.Tensor
@@ -32,6 +38,7 @@ class Pair:
     item: torch.Tensor
     n: float = 1.0
     score: float = 0.0
+    recent: tuple[float, ...] = ()
 
 
 @dataclass
@@ -85,6 +92,7 @@ class Oracle:
         self.pairs: list[Pair] = []
         self.t = -1
         self.sketch = self._make_sketch()
+        self.queries: list[torch.Tensor] = []
 
     def step(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, token: int, scaling: float
@@ -112,16 +120,25 @@ class Oracle:
 
         # 3. Account.
         mass = weights.mean(dim=0)
-        if self.sketch is not None:
+        self.queries.append(q.float() * scaling)
+        if cell.importance == "race_queries":
+            assert isinstance(self.sketch, RaceSketch)
+            asked = self.sketch.encode(q.float().unflatten(0, (len(k), group)).mean(1).flatten())
+            self.sketch.scale(cell.decay)
+            self.sketch.update(asked[None, None], torch.ones(1, 1))
+        elif self.sketch is not None:
             self.sketch.scale(cell.decay)
             self.sketch.update(torch.stack([pair.item for pair in visible])[None], mass[None])
         for pair in self.pairs:
-            if cell.importance == "exact":
+            if cell.importance in ("exact", "vatp"):
                 pair.score *= cell.decay
             elif cell.importance == "last":
                 pair.score = 0.0
         for pair, weight in zip(visible, mass.tolist(), strict=True):
             pair.score += weight
+        given = {pair.position: weight for pair, weight in zip(visible, mass.tolist(), strict=True)}
+        for pair in self.pairs:
+            pair.recent += (given.get(pair.position, 0.0),)
         self.answered += 1
 
         # 4. Bound.
@@ -174,12 +191,39 @@ class Oracle:
                 return uniform(torch.tensor(pair.position), self.cell.seed, self.stream).item()
             case "knorm":
                 return -_rounded(pair.key.norm().item())
+            case "vatp":
+                return pair.score * pair.value.abs().sum().item()
+            case "snapkv":
+                near = [other for other in self.pairs if abs(other.position - pair.position) <= 2]
+                return sum(sum(other.recent[-16:]) for other in near) / 5
+            case "keydiff":
+                directions = [other.key.flatten() / other.key.norm() for other in self.pairs]
+                return 1 - float(torch.cosine_similarity(pair.key.flatten(), torch.stack(directions).sum(0), dim=0))
+            case "expected":
+                return self._expected()[pair.position]
             case "clairvoyant":
                 assert self.attention is not None
                 later = [float(row[pair.position]) for row in self.attention[max(self.answered, pair.position) :]]
                 return sum(later) if sum(later) >= 1e-9 else 0.0
         assert self.sketch is not None
         return self.sketch.estimate(pair.item[None, None]).item()
+
+    def _expected(self) -> dict[int, float]:
+        """By position, the attention of a Gaussian of the queries so far, times the norm of the value."""
+        if not self.queries:
+            return {pair.position: 0.0 for pair in self.pairs}
+        asked, group = torch.stack(self.queries, 1).double(), len(self.queries[0]) // len(self.pairs[0].key)
+        ages = torch.arange(asked.shape[1] - 1, -1, -1, dtype=torch.float64)
+        weights = self.cell.decay**ages / (self.cell.decay**ages).sum()
+        each = []
+        for head, queries in enumerate(asked):
+            mean = (weights[:, None] * queries).sum(0)
+            spread = torch.einsum("t,td,te->de", weights, queries - mean, queries - mean)
+            keys = torch.stack([pair.key[head // group] for pair in self.pairs]).double()
+            sizes = torch.stack([pair.value[head // group].norm() for pair in self.pairs]).double()
+            each.append(torch.softmax(keys @ mean + torch.einsum("nd,de,ne->n", keys, spread, keys) / 2, 0) * sizes)
+        found = torch.stack(each).mean(0)
+        return {pair.position: float(value) for pair, value in zip(self.pairs, found, strict=True)}
 
     def _fold(self, victim: Pair, candidates: list[Pair], decided: Step) -> int:
         cosine = {}
@@ -267,7 +311,7 @@ class Oracle:
                 return CountMinSketch(width, depth, conservative=conservative, seed=seed, stream=self.stream)
             case "count_sketch":
                 return CountSketch(width, depth, seed=seed, stream=self.stream)
-            case "race":
+            case "race" | "race_queries":
                 return RaceSketch(width, depth, seed=seed, stream=self.stream)
         return None
 

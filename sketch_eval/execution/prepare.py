@@ -8,6 +8,7 @@ import torch
 
 from sketch_eval.formats import Parts, Quantised
 from sketch_eval.policies.clairvoyant import Clairvoyant
+from sketch_eval.policies.sketched import RaceOfQueries
 from sketch_eval.state import Call, LayerState, Vectors
 
 
@@ -24,6 +25,9 @@ class Prepared:
         counts: float32 `[rows, slots]`, ones where the fate counts nothing.
         cells: int32 `[rows, slots, depth]`; scores: float32 `[rows, slots]`; table: float32 `[rows, depth, width]`.
         new_keys, new_values: `[rows, heads, tokens, head_dim]`, as queries see them.
+        memory: float32 `[rows, kinds, slots]`, moments: float32 `[rows, query heads, head_dim + 1, head_dim]`, weight:
+            float32 `[rows, 1]`: what policies keep that are not of these two, and placeholders.
+        asked: int32 `[rows, tokens, depth]`, the queries' cells in a table of queries; a placeholder for all others.
         new_cells: int32 `[rows, tokens, depth]`; new_scores: float32 `[rows, tokens]`.
         ahead: float32 `[rows, tokens, text]`, the score of every position of a text that is foreseen, after each token;
             a placeholder for other policies.
@@ -37,6 +41,10 @@ class Prepared:
     cells: torch.Tensor
     scores: torch.Tensor
     table: torch.Tensor
+    memory: torch.Tensor
+    moments: torch.Tensor
+    weight: torch.Tensor
+    asked: torch.Tensor
     new_keys: torch.Tensor
     new_values: torch.Tensor
     new_cells: torch.Tensor
@@ -77,9 +85,16 @@ def prepare(state: LayerState, call: Call) -> Prepared:
     new = state.arrive(call)
     arriving = state.show(position, state.by_row(call.tokens), new.keys, new.values)
     items = policy.items(arriving)
-    new_cells, new_scores = _split(policy.tags(items, arriving))
-    cells, scores = _split(state.tags())
-    held, ahead = policy.tensors(), torch.empty(rows, 1, 1, dtype=torch.float32)
+    if policy.renewed:
+        new_cells, new_scores = _split(torch.zeros_like(position))
+        cells, scores = _split(torch.zeros_like(state.positions))
+    else:
+        new_cells, new_scores = _split(policy.tags(items, arriving))
+        cells, scores = _split(state.tags())
+    asked = cells.new_zeros(rows, 1, 1)
+    if isinstance(policy, RaceOfQueries):
+        asked = policy.ask(state.split(call.q).unflatten(1, (state.held_keys.parts[0].shape[1], -1))).int().contiguous()
+    held, ahead = policy.tensors(), _placeholder(rows, 3)
     if isinstance(policy, Clairvoyant):
         scores, new_scores = policy.estimate(state.tags()), policy.estimate(items)
         ahead = policy.ahead(call.length)
@@ -92,7 +107,11 @@ def prepare(state: LayerState, call: Call) -> Prepared:
         counts=torch.ones_like(state.positions, dtype=torch.float32) if state.counts is None else state.counts,
         cells=cells,
         scores=scores,
-        table=held.get("sketch", cells.new_zeros(rows, 1, 1, dtype=torch.float32)),
+        table=held.get("sketch", _placeholder(rows, 3)),
+        memory=held.get("memory", _placeholder(rows, 3)),
+        moments=held.get("moments", _placeholder(rows, 4)),
+        weight=held.get("weight", _placeholder(rows, 2)),
+        asked=asked,
         new_keys=new.keys,
         new_values=new.values,
         new_cells=new_cells,
@@ -105,6 +124,10 @@ def prepare(state: LayerState, call: Call) -> Prepared:
         _first=first,
         _valid=valid,
     )
+
+
+def _placeholder(rows: int, dimensions: int) -> torch.Tensor:
+    return torch.zeros(rows, *[1] * (dimensions - 1), dtype=torch.float32)
 
 
 def groups_of(state: LayerState) -> int:

@@ -79,14 +79,16 @@ def _step(
     output = torch.einsum("rhgs,rhsd->rhgd", weights, state.values.float()).flatten(1, 2)
 
     # 3. Account.
-    policy.account(tags, _show(state, live, grouped, weights))
+    policy.account(tags, _show(state, live, grouped, weights, scaling))
 
     # 4. Bound.
     _bound(state, stored, position, age, tags, trace, i)
     return output
 
 
-def _show(state: LayerState, live: torch.Tensor, queries: torch.Tensor, weights: torch.Tensor) -> Attention:
+def _show(
+    state: LayerState, live: torch.Tensor, queries: torch.Tensor, weights: torch.Tensor, scaling: float
+) -> Attention:
     """A query and its weights as the policy may see them."""
     shown = state.policy.observes
     return Attention(
@@ -94,6 +96,7 @@ def _show(state: LayerState, live: torch.Tensor, queries: torch.Tensor, weights:
         queries if "queries" in shown else None,
         weights if "weights" in shown else None,
         weights.flatten(1, 2).mean(1) if "mass" in shown else None,
+        scaling,
     )
 
 

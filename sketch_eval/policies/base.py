@@ -31,6 +31,8 @@ class Place:
     Attributes:
         rows: how many rows.
         slots: pairs that the store of a row has room for.
+        queries: query heads of a row.
+        head_dim: numbers of a head's key, value or query.
         stream: of its hashes: the layer's, or one for each key/value head of it.
         device: where its tensors live.
         foresight: what the full cache saw of the text, for a policy that foresees.
@@ -38,6 +40,8 @@ class Place:
 
     rows: int
     slots: int
+    queries: int
+    head_dim: int
     stream: Stream
     device: torch.device
     foresight: Foresight | None = None
@@ -68,12 +72,14 @@ class Attention:
         queries: float32 `[rows, heads, group, head_dim]`, of the queries that share each of the key/value heads.
         weights: float32 `[rows, heads, group, slots]`, what each of them gave the pair in every slot; 0 if hidden.
         mass: float32 `[rows, slots]`, the mean of a row's weights (DESIGN §1).
+        scaling: factor of the query-key products.
     """
 
     live: torch.Tensor
     queries: torch.Tensor | None = None
     weights: torch.Tensor | None = None
     mass: torch.Tensor | None = None
+    scaling: float = 1.0
 
 
 class Policy(ABC):
@@ -99,6 +105,9 @@ class Policy(ABC):
     """Whether it is a sketch, and not a control to hold one against."""
     foresees: ClassVar[bool] = False
     """Whether it has to know the text before it begins: for scoring alone."""
+
+    renewed: ClassVar[bool] = False
+    """Whether the estimates of all held pairs change at every token, with what else is held or was asked."""
 
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         self.cell, self.place = cell, place

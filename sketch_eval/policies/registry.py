@@ -10,14 +10,18 @@ from sketch_eval.policies.base import Policy
 from sketch_eval.policies.clairvoyant import Clairvoyant
 from sketch_eval.policies.counters import Exact, Last
 from sketch_eval.policies.drop import Drop
+from sketch_eval.policies.expected import ExpectedAttention
 from sketch_eval.policies.fate import Fate
 from sketch_eval.policies.fold import Fold
 from sketch_eval.policies.fold_turned import FoldTurned
 from sketch_eval.policies.fold_values import FoldValues
+from sketch_eval.policies.keydiff import KeyDifference
 from sketch_eval.policies.knorm import KeyNorm
 from sketch_eval.policies.random import Random
 from sketch_eval.policies.recency import Recency
 from sketch_eval.policies.sketched import SKETCHED
+from sketch_eval.policies.snapkv import ObservationWindow
+from sketch_eval.policies.vatp import ValueAware
 
 _POLICIES: tuple[type[Policy], ...] = (
     *SKETCHED,
@@ -26,6 +30,10 @@ _POLICIES: tuple[type[Policy], ...] = (
     Recency,
     Random,
     KeyNorm,
+    ValueAware,
+    ObservationWindow,
+    ExpectedAttention,
+    KeyDifference,
     Clairvoyant,
 )
 _FATES: tuple[type[Fate], ...] = (

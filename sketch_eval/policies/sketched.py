@@ -91,4 +91,27 @@ class Race(Sketched):
         return self.sketch.encode(flat(arriving.keys))
 
 
-SKETCHED: tuple[type[Sketched], ...] = (CountMin, CountSketched, Race)
+class RaceOfQueries(Race):
+    """How near the queries so far were to a pair's key, by a RACE sketch of the queries themselves.
+
+    A counter of held pairs knows what each of them has drawn. This knows what any key would draw, a new one's too: each
+    row of the sketch counts the queries, with the cell's decay, in the cells of a sign hash, and is read at the cell of
+    the key. A query is the mean of those that share a key/value head, with a row's heads concatenated as keys are.
+    """
+
+    name = "race_queries"
+    summary = "pairs whose keys are near to the queries so far, as a RACE sketch of these estimates it"
+    observes = frozenset({"keys", "queries"})
+
+    def ask(self, queries: torch.Tensor) -> torch.Tensor:
+        """Cells int64 `[rows, n, depth]` of queries `[rows, heads, group, n, head_dim]`."""
+        return self.sketch.locate(self.sketch.encode(flat(queries.float().mean(2))))
+
+    def account(self, tags: torch.Tensor, seen: Attention) -> None:
+        assert seen.queries is not None
+        if self.cell.decay < 1:
+            self.sketch.scale(self._decay(seen.live))
+        self.sketch.add(self.ask(seen.queries[:, :, :, None]), seen.live[:, None].float())
+
+
+SKETCHED: tuple[type[Sketched], ...] = (CountMin, CountSketched, Race, RaceOfQueries)

@@ -6,7 +6,7 @@ import numpy as np
 
 from sketch_eval.execution.compiled.jit import F, compiled
 from sketch_eval.execution.compiled.sketch import read
-from sketch_eval.execution.compiled.sources import RACE
+from sketch_eval.execution.compiled.sources import RACE_QUERIES
 
 LEAST = F(-np.inf)
 """The importance of a pair whose estimate is not a number."""
@@ -15,7 +15,7 @@ LEAST = F(-np.inf)
 @compiled
 def worth(source, s, table, cells, gain, row, scores, positions, t, by_age):  # type: ignore[no-untyped-def]
     """The importance of the pair in slot s when token t has come; `row` is scratch of the sketch's depth."""
-    estimate = read(source, table, cells[s], gain, row) if source <= RACE else scores[s]
+    estimate = read(source, table, cells[s], gain, row) if source <= RACE_QUERIES else scores[s]
     if by_age:
         estimate /= F(t - positions[s] + 1)
     return LEAST if np.isnan(estimate) else estimate

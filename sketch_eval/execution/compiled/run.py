@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from sketch_eval.execution.compiled.quantise import HALF
-from sketch_eval.execution.compiled.scan import Decided, Rules, Store, Tokens, scan_for
+from sketch_eval.execution.compiled.records import Decided, Rules, Store, Tokens
+from sketch_eval.execution.compiled.scan import scan_for
 from sketch_eval.execution.compiled.sources import FATES, SOURCES
 from sketch_eval.execution.prepare import prepare
 from sketch_eval.formats import Format, Quantised
@@ -52,10 +53,10 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
     arriving, stored, decided = (
         [tensor.unflatten(0, (batch, units)).numpy() for tensor in tensors]
         for tensors in (
-            (ready.new_cells, ready.new_scores, ready.ahead),
+            (ready.new_cells, ready.new_scores, ready.ahead, ready.asked),
             (
                 *(ready.keys, ready.values, state.positions, ready.counts, ready.cells, ready.scores, ready.table),
-                *(ready.key_grids, ready.value_grids),
+                *(ready.key_grids, ready.value_grids, ready.memory, ready.moments, ready.weight),
             ),
             (trace.victims, trace.survivors, trace.hidden),
         )

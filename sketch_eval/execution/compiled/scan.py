@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-import numba
 import numpy as np
 
 from sketch_eval.execution.compiled.attend import attend
@@ -14,101 +13,35 @@ from sketch_eval.execution.compiled.fold import merge, nearest, turn
 from sketch_eval.execution.compiled.jit import F, kept, version
 from sketch_eval.execution.compiled.maths import norm, to_12_digits
 from sketch_eval.execution.compiled.quantise import quantise
+from sketch_eval.execution.compiled.records import SIGNATURE
+from sketch_eval.execution.compiled.renew import measure, recall, remember, renew
 from sketch_eval.execution.compiled.sketch import add, add_conservatively, divide
-from sketch_eval.execution.compiled.sources import DROP, EXACT, FOLD_TURNED, FOLD_VALUES, FORESEEN, KNORM, LAST, RACE
+from sketch_eval.execution.compiled.sources import (
+    DROP,
+    EXACT,
+    EXPECTED,
+    FOLD_TURNED,
+    FOLD_VALUES,
+    FORESEEN,
+    KEYDIFF,
+    KNORM,
+    LAST,
+    RACE_QUERIES,
+    SNAPKV,
+    VATP,
+)  # fmt: skip
 from sketch_eval.policies.fold_turned import STEPS
+from sketch_eval.policies.snapkv import REACH
 
 MAX_GAIN = F(2.0**40)
-_f, _i, _b = numba.float32, numba.int32, numba.boolean
-
-
-class Tokens(NamedTuple):
-    """Tokens of one sequence that arrive, beside their queries, keys and values.
-
-    Attributes:
-        valid: bool `[tokens]`.
-        cells: int32 `[units, tokens, depth]`, the tokens' cells in the tables; unused without a sketch.
-        scores: float32 `[units, tokens]`, the tokens' first scores; unused with a sketch.
-        ahead: float32 `[units, tokens, text]`, with FORESEEN the score of every position after each token.
-    """
-
-    valid: Any = _b[::1]
-    cells: Any = _i[:, :, ::1]
-    scores: Any = _f[:, ::1]
-    ahead: Any = _f[:, :, ::1]
-
-
-class Store(NamedTuple):
-    """The store of one sequence: a unit for each row of it, with `heads` key/value heads.
-
-    Attributes:
-        keys: float32 `[units, heads, head_dim, slots]`; values: float32 `[units, heads, slots, head_dim]`.
-        positions: int32 `[units, slots]`; counts: float32 `[units, slots]`.
-        cells: int32 `[units, slots, depth]`; scores: float32 `[units, slots]`; table: float32 `[units, depth, width]`.
-        key_grids, value_grids: float32 `[units, heads, slots, groups, 2]`, scales and zeros that folding gives, where
-            pairs are quantised; no groups where they are not.
-    """
-
-    keys: Any = _f[:, :, :, ::1]
-    values: Any = _f[:, :, :, ::1]
-    positions: Any = _i[:, ::1]
-    counts: Any = _f[:, ::1]
-    cells: Any = _i[:, :, ::1]
-    scores: Any = _f[:, ::1]
-    table: Any = _f[:, :, ::1]
-    key_grids: Any = _f[:, :, :, :, ::1]
-    value_grids: Any = _f[:, :, :, :, ::1]
-
-
-class Rules(NamedTuple):
-    """The numbers of a cell.
-
-    Attributes:
-        sinks, recent: numbers of protected tokens, for eviction, and with `visible_` for what a query sees.
-        visible: pairs a query sees; 0 for all.
-        speeds: float32 `[pairs]`, how rotary positions turn the keys; empty where they do not.
-        levels, group: the largest code of a quantised number, and how many of them share a grid; for levels,
-            `quantise.HALF` where they are kept in float16, and 0 where they are kept as they are.
-    """
-
-    scaling: Any = _f
-    decay: Any = _f
-    by_age: Any = _b
-    conservative: Any = _b
-    sinks: Any = numba.int64
-    recent: Any = numba.int64
-    visible: Any = numba.int64
-    visible_sinks: Any = numba.int64
-    visible_recent: Any = numba.int64
-    speeds: Any = _f[::1]
-    levels: Any = numba.int64
-    group: Any = numba.int64
-
-
-class Decided(NamedTuple):
-    """What is written: float32 `[tokens, query heads, head_dim]`, and int32 `[units, tokens]` as in `Trace`."""
-
-    output: Any = _f[:, :, ::1]
-    victims: Any = _i[:, ::1]
-    survivors: Any = _i[:, ::1]
-    hidden: Any = _i[:, ::1]
-
-
-def _type(record: Any) -> numba.types.NamedTuple:
-    return numba.types.NamedTuple(tuple(record()), record)
-
-
-# Given in full, the types do not depend on what strides a caller's arrays happen to have: one function, compiled once.
-# Queries, keys and values come with any strides, which Numba does not allow in a record.
-_VECTORS = (_f[:, :, :],) * 3
-SIGNATURE = numba.int64(*_VECTORS, _type(Tokens), _type(Store), _type(Rules), numba.int64, _type(Decided))
 
 
 @lru_cache
 def scan_for(source: int, fate: int) -> Any:
     """The loop for a source of importance and a fate, both of `sources`: they are constants of its machine code."""
-    sketched, folds, turns, code = source <= RACE, fate != DROP, fate == FOLD_TURNED, version()
-    normed = folds or source == KNORM
+    sketched, folds, turns, code = source <= RACE_QUERIES, fate != DROP, fate == FOLD_TURNED, version()
+    normed, renewed, expected = folds or source in (KNORM, KEYDIFF), source >= VATP, source == EXPECTED
+    reach = REACH
     steps = STEPS if turns else 0  # Closed over, so that a change of it in its own file is seen too.
 
     @kept(SIGNATURE)
@@ -137,6 +70,10 @@ def scan_for(source: int, fate: int) -> Any:
         query, vector = np.empty((queries, head_dim), np.float32), np.empty(head_dim, np.float32)
         row = np.empty(depth, np.float32)
         level = np.empty((heads, head_dim, slots) if turns else (1, 1, 1), np.float32)  # keys turned to position 0
+        sums = np.empty((queries if expected else 1, slots), np.float32)
+        squares = np.empty((queries if expected else 1, slots), np.float32)
+        sizes = np.empty((heads, slots), np.float32)
+        where = np.full(seen_before + length if source == SNAPKV else 1, -1, np.int32)  # slots by position
         t = seen_before - 1
 
         for unit in range(units):
@@ -148,7 +85,9 @@ def scan_for(source: int, fate: int) -> Any:
             )
             cells, scores, table = store.cells[unit], store.scores[unit], store.table[unit]
             key_grids, value_grids = store.key_grids[unit], store.value_grids[unit]
+            memory, moments, weight = store.memory[unit], store.moments[unit], store.weight[unit]
             first, last = unit * queries, (unit + 1) * queries
+            where[:] = -1
             gain = F(1.0)  # The table holds `gain` times its weights, so that decay need not touch every cell a step.
             seen[:] = True
             m, slot = 0, -1
@@ -159,6 +98,12 @@ def scan_for(source: int, fate: int) -> Any:
                     norms[s] = norm(keys, s) if normed else F(0.0)
                     if turns:
                         turn(keys, level, s, -positions[s], rules.speeds)
+                    if source == SNAPKV:
+                        where[positions[s]] = s
+                    if renewed:
+                        measure(source, values, sizes, s)
+                    if expected:
+                        recall(moments, keys, sums, squares, s)
                 elif slot < 0:
                     slot = s
             t = seen_before - 1
@@ -193,9 +138,38 @@ def scan_for(source: int, fate: int) -> Any:
                     norms[slot] = norm(keys, slot)
                 if turns:
                     turn(keys, level, slot, -t, rules.speeds)
+                if source == SNAPKV:
+                    where[t] = slot
+                if renewed:
+                    measure(source, values, sizes, slot)
+                    if source in (VATP, SNAPKV):
+                        memory[:, slot] = F(0.0)
+                if expected:
+                    recall(moments, keys, sums, squares, slot)
 
                 # 2. Rank and attend.
                 if 0 < rules.visible < m:
+                    if renewed:
+                        renew(
+                            source,
+                            scores,
+                            memory,
+                            weight,
+                            sums,
+                            squares,
+                            sizes,
+                            keys,
+                            norms,
+                            positions,
+                            where,
+                            vector,
+                            part,
+                            exponent,
+                            power,
+                            t,
+                            reach,
+                            m,
+                        )
                     for s in range(m):
                         importance[s] = worth(source, s, table, cells, gain, row, scores, positions, t, rules.by_age)
                     decided.hidden[unit, i] = mark_visible(
@@ -218,7 +192,9 @@ def scan_for(source: int, fate: int) -> Any:
                     if gain > MAX_GAIN:
                         divide(table, gain)
                         gain = F(1.0)
-                    if rules.conservative:
+                    if source == RACE_QUERIES:
+                        add(table, tokens.asked[unit, i], gain)
+                    elif rules.conservative:
                         for s in range(m):
                             part[s] = mass[s] * gain
                         add_conservatively(table, cells, part, importance, done, m)
@@ -235,11 +211,34 @@ def scan_for(source: int, fate: int) -> Any:
                 elif source == LAST:
                     for s in range(m):
                         scores[s] = mass[s]
+                elif renewed:
+                    remember(source, memory, moments, weight, sums, squares, query, keys, mass, part, rules.decay, m)
 
                 # 4. Bound.
                 if m < slots:
                     slot = m
                     continue
+                if renewed:
+                    renew(
+                        source,
+                        scores,
+                        memory,
+                        weight,
+                        sums,
+                        squares,
+                        sizes,
+                        keys,
+                        norms,
+                        positions,
+                        where,
+                        vector,
+                        part,
+                        exponent,
+                        power,
+                        t,
+                        reach,
+                        m,
+                    )
                 victim = least(source, table, cells, gain, row, scores, positions, t, rules.by_age, sinks, recent, m)
                 decided.victims[unit, i] = positions[victim]
                 if folds:
@@ -276,8 +275,14 @@ def scan_for(source: int, fate: int) -> Any:
                             norms[into] = norm(keys, into)
                             if turns:
                                 turn(keys, level, into, -positions[into], rules.speeds)
+                        if renewed:
+                            measure(source, values, sizes, into)
+                        if expected:
+                            recall(moments, keys, sums, squares, into)
                         if source == KNORM:
                             scores[into] = -to_12_digits(norms[into])
+                if source == SNAPKV:
+                    where[positions[victim]] = -1
                 positions[victim] = -1
                 m -= 1
                 slot = victim

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sketch_eval.execution.compiled.jit import F, compiled
-from sketch_eval.execution.compiled.sources import COUNT_MIN, RACE
+from sketch_eval.execution.compiled.sources import COUNT_MIN, RACE, RACE_QUERIES
 
 
 @compiled
@@ -15,7 +15,7 @@ def read(source, table, cells, gain, row):  # type: ignore[no-untyped-def]
         for r in range(1, depth):
             least = min(least, table[r, cells[r]])
         return least / gain
-    if source == RACE:
+    if source in (RACE, RACE_QUERIES):
         total = F(0.0)
         for r in range(depth):
             total += table[r, cells[r]]

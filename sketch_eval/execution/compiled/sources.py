@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-COUNT_MIN, COUNT_SKETCH, RACE, EXACT, LAST, FIXED, KNORM, FORESEEN = range(8)
+COUNT_MIN, COUNT_SKETCH, RACE, RACE_QUERIES, EXACT, LAST, FIXED, KNORM, FORESEEN = range(9)
+VATP, SNAPKV, EXPECTED, KEYDIFF = range(9, 13)
 
 SOURCES = {
     "count_min": COUNT_MIN,
     "count_sketch": COUNT_SKETCH,
     "race": RACE,
+    "race_queries": RACE_QUERIES,
     "exact": EXACT,
     "last": LAST,
     "recency": FIXED,
     "random": FIXED,
     "knorm": KNORM,
+    "vatp": VATP,
+    "snapkv": SNAPKV,
+    "expected": EXPECTED,
+    "keydiff": KEYDIFF,
     "clairvoyant": FORESEEN,
 }
-"""Up to RACE they are sketches. FIXED: the tags of a pair are its estimate and never change."""
+"""Up to RACE_QUERIES they are sketches. FIXED: the tags of a pair are its estimate and never change. From VATP on, the
+scores of all held pairs are made anew at each token."""
 
 DROP, FOLD, FOLD_VALUES, FOLD_TURNED = range(4)
 
