@@ -206,6 +206,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "knorm": {"importance": "knorm"},
     "h2o": {"importance": "exact", "decay": 1.0, "scope": "head"},
     "exact": {"importance": "exact"},
+    **{name: {"importance": name, "scope": "head"} for name in ("vatp", "snapkv", "expected", "keydiff")},
     "clairvoyant": {"importance": "clairvoyant", "sinks": 0, "recent": 1},
     **{name: {"max_cache_size": None, "store": name} for name in BITS},
 }

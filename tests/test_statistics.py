@@ -20,6 +20,7 @@ from sketch_eval.statistics import (
     interval,
     newcombe,
     resamples,
+    share,
     unit,
     wilson,
 )
@@ -123,6 +124,30 @@ def test_a_difference_is_paired() -> None:
     assert unit(worse, base) == "percent"
     low, high = interval(base)
     assert high - low > 1
+
+
+def test_a_share_of_the_way_is_paired_and_measured_in_log_likelihood() -> None:
+    """Every document loses 10% with the floor and 1% with the ceiling, whatever it is; the score stands at a third."""
+    texts = np.random.default_rng(4).normal(-300, 50, 60)
+    floor, ceiling = (Score.weighted([(n - 100 * math.log(loss), 100) for n in texts]) for loss in (1.1, 1.01))
+    third = Score(floor.totals + (ceiling.totals - floor.totals) / 3, floor.weights, "perplexity")
+    assert share(third, floor, ceiling) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    worse = Score(floor.totals - 1.0, floor.weights, "perplexity")
+    assert share(worse, floor, ceiling)[2] < 0
+    assert all(math.isnan(end) for end in share(third, ceiling, floor))  # No ceiling above its floor.
+
+
+def test_the_interval_of_a_share_covers_it_as_often_as_it_says() -> None:
+    """Gains of two cells over a window that are noisy and go together, over 40 documents."""
+    random, hits, tries = np.random.default_rng(5), 0, 400
+    for _ in range(tries):
+        gap = random.gamma(4, 1, 40)
+        floor = Score(np.full(40, -300.0), np.full(40, 100.0), "perplexity")
+        ceiling = Score(floor.totals + gap, floor.weights, "perplexity")
+        mine = Score(floor.totals + 0.4 * gap + random.normal(0, 1, 40), floor.weights, "perplexity")
+        _, low, high = share(mine, floor, ceiling)
+        hits += low <= 0.4 <= high
+    assert 0.92 <= hits / tries <= 0.98
 
 
 def test_differences_of_accuracies_are_points_and_of_other_means_percent() -> None:

@@ -37,6 +37,9 @@ class Row:
         to_exact, to_exact_low, to_exact_high: to the same cell with exact scores, likewise: what a sketch itself loses.
         to_reference, to_reference_low, to_reference_high: to the grid's `reference` at the same cap, or to the cell's
             `twin`, likewise.
+        way, way_low, way_high: which share of the way from the `window` of its cap and store to the clairvoyant of its
+            cap, store and scope it goes, 0 to 1 and beyond (DESIGN §9). NaN where the grid has not both, and where the
+            second is not better than the first beyond doubt.
         spread_low, spread_high: least and greatest value among the seeds; NaN with one seed.
         binding: share of requests for which a pair was evicted or hidden, 0 to 1.
         bound: whether any was: where not, the row is the full cache's and says nothing of the cell.
@@ -87,6 +90,9 @@ class Row:
     to_reference: float
     to_reference_low: float
     to_reference_high: float
+    way: float = math.nan
+    way_low: float = math.nan
+    way_high: float = math.nan
     spread_low: float
     spread_high: float
     binding: float

@@ -19,13 +19,16 @@ from sketch_eval.grid.cells import FULL, cell_kind, cell_name, computation, depe
 from sketch_eval.grid.grid import Block, Grid, Task
 from sketch_eval.leaderboard.row import Row
 from sketch_eval.leaderboard.tables import NOTES
-from sketch_eval.statistics import AGGREGATIONS, Score, average, difference, interval, unit
+from sketch_eval.statistics import AGGREGATIONS, Score, average, difference, interval, share, unit
 from sketch_eval.sweep.run import computations, seeded
 from sketch_eval.sweep.store import Store, digest
 
 NONE = float("nan")
 OTHERS = ("window", "exact", "reference")
 """What each row says its difference to, beside the full cache: `Row.to_window` and so on."""
+
+CEILING = "clairvoyant"
+"""What `Row.way` leads to."""
 
 MOST_NAMES = 4
 """Missing runs that are named."""
@@ -147,12 +150,15 @@ class Sweep:
                 continue
             scores = [AGGREGATIONS[aggregation](run["values"][metric]) for run in records]
             each = [score.value for score in scores]
-            share = _share(metric, binding, cell)
+            bound = _share(metric, binding, cell)
             score = average(scores)
-            if not share > 0:
+            if not bound > 0:
                 self._check_unbound(metric, jobs, records, full, score, base)
                 score = base
-            others = self._others(cell, task) if share > 0 else {}
+            others = {
+                one: average([AGGREGATIONS[aggregation](run["values"][metric]) for run in runs])
+                for one, runs in (self._others(cell, task) if bound > 0 else {}).items()
+            }
             yield Row(
                 row=self.row_name(cell, task, metric),
                 **_cell_columns(cell),
@@ -164,17 +170,11 @@ class Sweep:
                 documents=base.documents,
                 unit=unit(score, base),
                 **_score_columns(score, base),
-                **_other_columns(
-                    score,
-                    {
-                        one: average([AGGREGATIONS[aggregation](run["values"][metric]) for run in runs])
-                        for one, runs in others.items()
-                    },
-                ),
+                **_other_columns(score, others),
                 spread_low=min(each) if len(each) > 1 else NONE,
                 spread_high=max(each) if len(each) > 1 else NONE,
-                binding=share,
-                bound=share > 0,
+                binding=bound,
+                bound=bound > 0,
                 same_as="",
                 **_byte_columns(records[0]["ledger"]),
                 command=self._command(cell, task),
@@ -187,15 +187,24 @@ class Sweep:
         cells = [cell for cell in self.grid.expand() if wanted.items() <= cell.model_dump().items()]
         return {_size(cell): computation(cell) for cell in cells}
 
+    @cached_property
+    def _ceilings(self) -> dict[tuple[Any, ...], CacheConfig]:
+        """By cap, store and scope, the grid's `clairvoyant`."""
+        wanted = {"strategy": "topk", "topk": None, **CONTROLS["clairvoyant"]}
+        cells = [cell for cell in self.grid.expand() if wanted.items() <= cell.model_dump().items()]
+        return {(*_size(cell), cell.scope): computation(cell) for cell in cells}
+
     def _others(self, cell: CacheConfig, task: str) -> dict[str, list[dict[str, Any]]]:
         """The records, one a seed, of what a cell is compared with: those that are on disk and bound something.
 
-        The `window` of its cap and store, the cell itself with `exact` scores, and the grid's reference at its cap.
+        The `window` of its cap and store, the clairvoyant of these and its scope, the cell itself with `exact` scores,
+        and the grid's reference at its cap.
         """
         exact = cell.model_copy(update={"conservative": False, **CONTROLS["exact"]})
-        cells = (self._windows.get(_size(cell)), exact, self.grid.reference_of(cell))
+        ceiling = self._ceilings.get((*_size(cell), cell.scope))
+        cells = (self._windows.get(_size(cell)), exact, self.grid.reference_of(cell), ceiling)
         found = {}
-        for which, other in zip(OTHERS, cells, strict=True):
+        for which, other in zip((*OTHERS, CEILING), cells, strict=True):
             if other is None or computation(other) == computation(cell):
                 continue
             jobs = dict.fromkeys(Job(computation(one), task) for one in seeded(self.grid, other))
@@ -325,11 +334,13 @@ def _score_columns(score: Score, base: Score) -> dict[str, Any]:
 
 
 def _other_columns(score: Score, others: dict[str, Score]) -> dict[str, Any]:
-    """The columns of the differences to other cells of the same cap."""
+    """The columns of the differences to other cells of the same cap, and of the way from one to another."""
     found: dict[str, Any] = {}
     for which in OTHERS:
         ends = difference(score, others[which]) if which in others else (NONE, NONE, NONE)
         found |= zip((f"to_{which}", f"to_{which}_low", f"to_{which}_high"), ends, strict=True)
+    if "window" in others and CEILING in others:
+        found |= zip(("way", "way_low", "way_high"), share(score, others["window"], others[CEILING]), strict=True)
     return found
 
 

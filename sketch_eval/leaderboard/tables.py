@@ -32,12 +32,15 @@ NOTES = (
 ENTRIES = (
     "Each entry: score [95% interval]; its difference to the full cache, of a perplexity in percent or as a ratio (×) "
     "where it is large, of an accuracy in points (pt, hundredths) [95% interval]; share of requests that were binding, "
-    "for which a pair was evicted or hidden from a query.",
+    "for which a pair was evicted, hidden from a query, or kept in other numbers than the model's own.",
     "An entry `= full` bound nothing: it is the full cache, and says nothing of the cell. ‡ marks a cell that is the "
     "same computation as one above it, which was run for both.",
     "In the tables “sketches against controls”: a sketch's difference to `window` (what it gains or loses over keeping "
     "the newest tokens) at the same cap, and to the same cell with `exact` scores (what the sketch itself loses), "
     "paired by document.",
+    "In the tables “share of the way”: which part of the gap between `window` and `clairvoyant`, a ranking that has "
+    "read the text before, a cell closes at the same cap, store and scope, in log-likelihood (of an accuracy in right "
+    "answers), paired by document. It is left out where the gap is not there beyond doubt.",
 )
 
 
@@ -104,6 +107,14 @@ def markdown(rows: list[Row], about: dict[str, Any], pictures: Sequence[Path] = 
         referred = {key: row for key, row in found.items() if key[:2] in columns and not math.isnan(row.to_reference)}
         if referred:
             page.append(_section(f"{group}: {metric}, against the reference", list(columns), places, referred, choice))
+        way = {
+            key: row
+            for key, row in found.items()
+            if key[:2] in columns and not math.isnan(row.way) and math.isnan(row.needle_depth)
+        }
+        if way:
+            title = f"{group}: {metric}, share of the way from window to clairvoyant"
+            page.append(_section(title, list(columns), places, way, way_gone))
     page.append(_bytes({_place(row): row for row in sorted(rows, key=_by_cap)}))
     return "\n".join(page)
 
@@ -131,6 +142,11 @@ def versus(row: Row) -> str:
 def choice(row: Row) -> str:
     """A row's difference to the grid's reference as an entry of a table."""
     return _change(row.unit, row.to_reference, row.to_reference_low, row.to_reference_high)
+
+
+def way_gone(row: Row) -> str:
+    """A row's share of the way from `window` to `clairvoyant` as an entry of a table."""
+    return f"{row.way:.0%}" + ("" if math.isnan(row.way_low) else f" [{row.way_low:.0%}, {row.way_high:.0%}]")
 
 
 def _by_cap(row: Row) -> float:

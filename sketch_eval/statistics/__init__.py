@@ -7,6 +7,7 @@ from sketch_eval.statistics.intervals import (
     newcombe,
     ratio_interval,
     resamples,
+    share,
     unit,
     wilson,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "newcombe",
     "ratio_interval",
     "resamples",
+    "share",
     "unit",
     "wilson",
 ]
