@@ -21,7 +21,9 @@ SPELT = (
 )
 """The policies that it knows: each has its own words here."""
 
-FATES_SPELT = ("topk", "aggregate", "aggregate_values", "aggregate_turned")
+FATES_SPELT = (
+    *("topk", "aggregate", "aggregate_values", "aggregate_turned", "aggregate_near", "aggregate_unweighted"),
+)
 """The fates, likewise."""
 
 
@@ -114,7 +116,8 @@ class Oracle:
         group = len(q) // len(k)
         keys = torch.stack([pair.key for pair in visible], dim=1).repeat_interleave(group, dim=0)
         values = torch.stack([pair.value for pair in visible], dim=1).repeat_interleave(group, dim=0)
-        logn = torch.tensor([pair.n for pair in visible], dtype=torch.float32).log()
+        tokens = [1.0 if cell.strategy == "aggregate_unweighted" else pair.n for pair in visible]
+        logn = torch.tensor(tokens, dtype=torch.float32).log()
         weights = torch.softmax(torch.einsum("hd,hsd->hs", q.float(), keys) * scaling + logn, dim=-1)
         output = torch.einsum("hs,hsd->hd", weights, values)
 
@@ -234,6 +237,8 @@ class Oracle:
         candidates = [pair for pair in candidates if not math.isnan(cosine[pair.position])]
         if not candidates:
             return -1
+        if self.cell.strategy == "aggregate_near":
+            cosine = {pair.position: float(-abs(pair.position - victim.position)) for pair in candidates}
         if self.cell.strategy == "aggregate_turned":
             cosine = self._in_steps(cosine, decided)
         survivor = min(candidates, key=lambda pair: (-cosine[pair.position], pair.position))

@@ -72,7 +72,7 @@ def _step(
     keys = state.keys.float()
     grouped = q.float().unflatten(1, (keys.shape[1], -1))
     scores = torch.einsum("rhgd,rhsd->rhgs", grouped, keys) * scaling
-    if state.counts is not None:
+    if state.counts is not None and state.fate.weighs:
         scores = scores + state.counts.log()[:, None, None]
     open_ = seen[:, None, None]
     weights = scores.masked_fill(~open_, torch.finfo(torch.float32).min).softmax(-1) * open_

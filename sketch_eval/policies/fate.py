@@ -20,6 +20,8 @@ class Fate(ABC):
     """What it does, in a line of the documentation's table."""
     counts: ClassVar[bool]
     """Whether pairs carry a count n of the tokens in them."""
+    weighs: ClassVar[bool] = True
+    """Whether the count enters a pair's logit, as log n."""
     hides: ClassVar[bool]
     """Whether it goes with `topk`, which hides pairs from a query."""
     turns: ClassVar[bool] = False

@@ -27,13 +27,10 @@ class Fold(Fate):
 
     @classmethod
     def meet(cls, state: LayerState, victim: torch.Tensor, partners: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-        compared, at = cls.compared(state), victim[:, None]
-        keys = flat(compared)
-        norms = keys.norm(dim=-1)
-        of_victim = keys.gather(1, at[:, :, None].expand(-1, 1, keys.shape[-1]))
-        cosine = (keys * of_victim).sum(-1) / (norms * norms.gather(1, at)).clamp(min=1e-12)
-        partners = partners & ~cosine.isnan()
-        survivor = least(-cls.in_steps(cosine), state.positions.long(), partners)
+        compared = cls.compared(state)
+        nearness = cls.nearness(state, compared, victim)
+        partners = partners & ~nearness.isnan()
+        survivor = least(-nearness, state.positions.long(), partners)
         folds = full & partners.any(1)
         rows = torch.arange(len(victim), device=victim.device)[folds]
         cls.merge(state, compared, rows, survivor[folds], victim[folds])
@@ -43,6 +40,20 @@ class Fold(Fate):
     def compared(cls, state: LayerState) -> torch.Tensor:
         """Keys `[rows, heads, slots, head_dim]` as they are compared, and averaged."""
         return state.keys
+
+    @classmethod
+    def nearness(cls, state: LayerState, compared: torch.Tensor, victim: torch.Tensor) -> torch.Tensor:
+        """How near every slot's pair is to the victim of its row, float32 `[rows, slots]`: more is nearer.
+
+        Args:
+            state: the layer's state.
+            compared: as `compared` gives them.
+            victim: slot of each row's victim, int64 `[rows]`.
+        """
+        keys, at = flat(compared), victim[:, None]
+        norms = keys.norm(dim=-1)
+        of_victim = keys.gather(1, at[:, :, None].expand(-1, 1, keys.shape[-1]))
+        return cls.in_steps((keys * of_victim).sum(-1) / (norms * norms.gather(1, at)).clamp(min=1e-12))
 
     @staticmethod
     def in_steps(cosine: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,9 @@ from sketch_eval.policies.drop import Drop
 from sketch_eval.policies.expected import ExpectedAttention
 from sketch_eval.policies.fate import Fate
 from sketch_eval.policies.fold import Fold
+from sketch_eval.policies.fold_near import FoldNear
 from sketch_eval.policies.fold_turned import FoldTurned
+from sketch_eval.policies.fold_unweighted import FoldUnweighted
 from sketch_eval.policies.fold_values import FoldValues
 from sketch_eval.policies.keydiff import KeyDifference
 from sketch_eval.policies.knorm import KeyNorm
@@ -41,6 +43,8 @@ _FATES: tuple[type[Fate], ...] = (
     Fold,
     FoldTurned,
     FoldValues,
+    FoldNear,
+    FoldUnweighted,
 )
 
 POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in _POLICIES}

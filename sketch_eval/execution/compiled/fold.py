@@ -35,8 +35,21 @@ def nearest(victim, keys, norms, positions, sinks, newest_free, vector, dots, pa
     return found
 
 
+@compiled
+def nearest_in_place(victim, positions, sinks, newest_free, m):  # type: ignore[no-untyped-def]
+    """The unprotected pair with the position nearest to the victim's, the older of two, or -1 where none is."""
+    found = -1
+    for s in range(m):
+        if s == victim or positions[s] < sinks or positions[s] > newest_free:
+            continue
+        off, best = abs(positions[s] - positions[victim]), abs(positions[found] - positions[victim])
+        if found < 0 or off < best or (off == best and positions[s] < positions[found]):
+            found = s
+    return found
+
+
 @exactly
-def merge(into, victim, keys, values, counts, logn, norms, both):  # type: ignore[no-untyped-def]
+def merge(into, victim, keys, values, counts, logn, norms, both, weighs):  # type: ignore[no-untyped-def]
     """Make the survivor's value, and where it is both its key, the mean over all the tokens of both pairs."""
     total = counts[into] + counts[victim]
     mine, its = counts[into], counts[victim]
@@ -46,7 +59,8 @@ def merge(into, victim, keys, values, counts, logn, norms, both):  # type: ignor
                 keys[h, d, into] = (keys[h, d, into] * mine + keys[h, d, victim] * its) / total
             values[h, into, d] = (values[h, into, d] * mine + values[h, victim, d] * its) / total
     counts[into] = total
-    logn[into] = np.log(total)
+    if weighs:
+        logn[into] = np.log(total)
     norms[into] = norm(keys, into)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sketch_eval.execution.compiled.attend import attend
 from sketch_eval.execution.compiled.choose import least, mark_visible, worth
-from sketch_eval.execution.compiled.fold import merge, nearest, turn
+from sketch_eval.execution.compiled.fold import merge, nearest, nearest_in_place, turn
 from sketch_eval.execution.compiled.jit import F, kept, version
 from sketch_eval.execution.compiled.maths import norm, to_12_digits
 from sketch_eval.execution.compiled.quantise import quantise
@@ -20,7 +20,9 @@ from sketch_eval.execution.compiled.sources import (
     DROP,
     EXACT,
     EXPECTED,
+    FOLD_NEAR,
     FOLD_TURNED,
+    FOLD_UNWEIGHTED,
     FOLD_VALUES,
     FORESEEN,
     KEYDIFF,
@@ -41,7 +43,7 @@ def scan_for(source: int, fate: int) -> Any:
     """The loop for a source of importance and a fate, both of `sources`: they are constants of its machine code."""
     sketched, folds, turns, code = source <= RACE_QUERIES, fate != DROP, fate == FOLD_TURNED, version()
     normed, renewed, expected = folds or source in (KNORM, KEYDIFF), source >= VATP, source == EXPECTED
-    reach = REACH
+    weighs, reach = folds and fate != FOLD_UNWEIGHTED, REACH
     steps = STEPS if turns else 0  # Closed over, so that a change of it in its own file is seen too.
 
     @kept(SIGNATURE)
@@ -94,7 +96,7 @@ def scan_for(source: int, fate: int) -> Any:
             for s in range(slots):
                 if positions[s] >= 0:
                     m += 1
-                    logn[s] = np.log(counts[s]) if folds else F(0.0)
+                    logn[s] = np.log(counts[s]) if weighs else F(0.0)
                     norms[s] = norm(keys, s) if normed else F(0.0)
                     if turns:
                         turn(keys, level, s, -positions[s], rules.speeds)
@@ -243,22 +245,15 @@ def scan_for(source: int, fate: int) -> Any:
                 decided.victims[unit, i] = positions[victim]
                 if folds:
                     compared = level if turns else keys
-                    into = nearest(
-                        victim,
-                        compared,
-                        norms,
-                        positions,
-                        sinks,
-                        t - recent,
-                        vector,
-                        part,
-                        importance,
-                        m,
-                        steps,
-                    )
+                    if fate == FOLD_NEAR:
+                        into = nearest_in_place(victim, positions, sinks, t - recent, m)
+                    else:
+                        into = nearest(
+                            victim, compared, norms, positions, sinks, t - recent, vector, part, importance, m, steps
+                        )
                     if into >= 0:
                         decided.survivors[unit, i] = positions[into]
-                        merge(into, victim, compared, values, counts, logn, norms, fate != FOLD_VALUES)
+                        merge(into, victim, compared, values, counts, logn, norms, fate != FOLD_VALUES, weighs)
                         if turns:
                             turn(level, keys, into, positions[into], rules.speeds)
                         if rules.levels != 0:

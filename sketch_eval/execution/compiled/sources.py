@@ -24,6 +24,13 @@ SOURCES = {
 """Up to RACE_QUERIES they are sketches. FIXED: the tags of a pair are its estimate and never change. From VATP on, the
 scores of all held pairs are made anew at each token."""
 
-DROP, FOLD, FOLD_VALUES, FOLD_TURNED = range(4)
+DROP, FOLD, FOLD_VALUES, FOLD_TURNED, FOLD_NEAR, FOLD_UNWEIGHTED = range(6)
 
-FATES = {"topk": DROP, "aggregate": FOLD, "aggregate_values": FOLD_VALUES, "aggregate_turned": FOLD_TURNED}
+FATES = {
+    "topk": DROP,
+    "aggregate": FOLD,
+    "aggregate_values": FOLD_VALUES,
+    "aggregate_turned": FOLD_TURNED,
+    "aggregate_near": FOLD_NEAR,
+    "aggregate_unweighted": FOLD_UNWEIGHTED,
+}
