@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import ModelOutput
@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput
 from sketch_eval.cache import SketchCache
 from sketch_eval.errors import UsageError
 from sketch_eval.families import family_of
-from sketch_eval.foresight import Recorder
+from sketch_eval.foresight import Foreseen, Losses, Recorder
 
 NAME = "sketch_eval"
 _KEYWORD = "sketch_cache"
@@ -75,16 +75,23 @@ def enable(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def foresee(model: PreTrainedModel, tokens: torch.Tensor) -> Recorder:
-    """What the model's own, full cache asks of texts: for a `SketchCache` whose policy has to know them before.
+def foresee(model: PreTrainedModel, tokens: torch.Tensor, what: str = "attention") -> Foreseen:
+    """What the model says of texts with its full cache: for a `SketchCache` whose policy has to know them before.
 
     Args:
         model: a model on which `enable` was called.
         tokens: ids, int64 `[batch, tokens]`, without padding.
+        what: the policy's `foresees`: what each query asked, as `attention`, or the `losses` on each token.
     """
-    recorder = Recorder(model.config)
-    model.base_model(tokens, past_key_values=recorder)
-    return recorder
+    if what == "attention":
+        recorder = Recorder(model.config)
+        model.base_model(tokens, past_key_values=recorder)
+        return recorder.seen
+    cache = DynamicCache()
+    said = [part.logits.log_softmax(-1) for part in in_parts(model, tokens, cache)]
+    likely = torch.cat(said, 1)[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
+    losses = Losses(torch.nn.functional.pad(-likely.float(), (1, 0)))
+    return dict.fromkeys(range(len(cache.layers)), losses)
 
 
 def in_parts(model: PreTrainedModel, tokens: torch.Tensor, cache: Cache, size: int = PART) -> Iterator[ModelOutput]:

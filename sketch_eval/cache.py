@@ -13,7 +13,7 @@ from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance
 from sketch_eval.families import shape_of
-from sketch_eval.foresight import Foresight, Recorder
+from sketch_eval.foresight import Foreseen, Foresight
 from sketch_eval.policies import FATES
 from sketch_eval.rotary import speeds
 from sketch_eval.state import Call, LayerState, Trace, by_unit
@@ -153,27 +153,27 @@ class SketchCache(Cache):
         cell: CacheConfig,
         *,
         traced: bool = False,
-        foresight: Recorder | None = None,
+        foresight: Foreseen | None = None,
         execution: Execution = "auto",
     ) -> None:
         if cell.max_cache_size is None:
             raise UsageError("max_cache_size=None: a sketch cache needs a bound; use transformers' DynamicCache")
         if cell.foresees and foresight is None:
             raise UsageError(
-                f"importance={cell.importance!r} has to know the text before it begins: pass "
-                "foresight=sketch_eval.attention.foresee(model, tokens), and do not generate with it"
+                f"importance={cell.importance!r} has to know the text before it begins: pass foresight="
+                f"sketch_eval.attention.foresee(model, tokens, {cell.foresees!r}), and do not generate with it"
             )
         shape = shape_of(config)
         check_cell(config, cell)
         count, self._window, group = shape.layers, shape.window, shape.query_heads // shape.kv_heads
-        seen, turns = {} if foresight is None else foresight.seen, FATES[cell.strategy].turns
+        seen, turns = foresight or {}, FATES[cell.strategy].turns
         super().__init__(
             layers=[
                 SketchLayer(cell, index, group, speeds(config, index) if turns else None, seen.get(index), execution)
                 for index in range(count)
             ]
         )
-        self.traced = traced
+        self.cell, self.traced = cell, traced
         self._traces: list[list[Trace]] = [[] for _ in range(count)]
         self._tokens = self._valid = torch.empty(0)
         self._announced = 0
@@ -222,8 +222,8 @@ class SketchCache(Cache):
         foreseen = self.layers[0].foresight
         if foreseen is not None and (not valid.all() or self._announced + tokens.shape[1] > foreseen.length):
             raise UsageError(
-                f"input_ids: importance=clairvoyant has seen texts of {foreseen.length} tokens without padding; give "
-                "these, and nothing after them"
+                f"input_ids: importance={self.cell.importance} has seen texts of {foreseen.length} tokens without "
+                "padding; give these, and nothing after them"
             )
         self._tokens, self._valid = tokens, valid
         self._announced += tokens.shape[1]

@@ -149,9 +149,9 @@ class CacheConfig(BaseModel):
         return self.store in BITS
 
     @property
-    def foresees(self) -> bool:
-        """Whether the text has to be known before it begins, so that nothing can be generated."""
-        return self.max_cache_size is not None and POLICIES[self.importance].foresees
+    def foresees(self) -> str:
+        """What has to be known of the text before it begins, so that nothing can be generated; empty for nothing."""
+        return "" if self.max_cache_size is None else POLICIES[self.importance].foresees
 
     @property
     def ranks(self) -> bool:
@@ -207,6 +207,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "h2o": {"importance": "exact", "decay": 1.0, "scope": "head"},
     "exact": {"importance": "exact"},
     **{name: {"importance": name, "scope": "head"} for name in ("vatp", "snapkv", "expected", "keydiff")},
+    "surprisal": {"importance": "surprisal"},
     "clairvoyant": {"importance": "clairvoyant", "sinks": 0, "recent": 1},
     **{name: {"max_cache_size": None, "store": name} for name in BITS},
 }

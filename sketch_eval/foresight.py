@@ -1,7 +1,8 @@
-"""What the full cache's attention gives each pair of a text that is known: the clairvoyant control's (DESIGN §9)."""
+"""What a full pass over a text that is known says of it: to policies that read it before (DESIGN §9)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,23 @@ NONE = 1e-9
 
 
 @dataclass(frozen=True)
-class Foresight:
+class Losses:
+    """What the full cache lost on each token of texts without padding.
+
+    Attributes:
+        losses: float32 `[batch, tokens]`, nats; 0 for the first token, which nothing comes before.
+    """
+
+    losses: torch.Tensor
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text."""
+        return self.losses.shape[1]
+
+
+@dataclass(frozen=True)
+class Attended:
     """The queries and keys of one layer's full pass over texts without padding.
 
     Attributes:
@@ -52,6 +69,13 @@ class Foresight:
         return scores.softmax(-1).unflatten(1, (units, -1)).flatten(2, 3).mean(2).flatten(0, 1)
 
 
+Foresight = Attended | Losses
+"""What is known of a text."""
+
+Foreseen = Mapping[int, Foresight]
+"""The same, by layer."""
+
+
 class Recorder(Cache):
     """The cache of a full pass that remembers what every layer asked: `past_key_values` of one call, with `enable`.
 
@@ -61,11 +85,11 @@ class Recorder(Cache):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(layers=[_Passing() for _ in range(shape_of(config).layers)])
-        self.seen: dict[int, Foresight] = {}
+        self.seen: dict[int, Attended] = {}
 
     def record(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, scaling: float) -> None:
-        """Remember a layer's queries and keys; the arguments are as in `Foresight`."""
-        self.seen[layer] = Foresight(queries, keys, scaling)
+        """Remember a layer's queries and keys; the arguments are as in `Attended`."""
+        self.seen[layer] = Attended(queries, keys, scaling)
 
 
 class _Passing(CacheLayerMixin):

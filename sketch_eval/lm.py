@@ -259,7 +259,9 @@ class SketchHF(LoadedLM):
             return None
         if self.cell.max_cache_size is None:
             return FormatCache(self.transformer.config, self.cell)
-        seen = foresee(self.transformer, tokens) if self.cell.foresees and tokens is not None else None
+        seen = None
+        if self.cell.foresees and tokens is not None:
+            seen = foresee(self.transformer, tokens, self.cell.foresees)
         return SketchCache(self.transformer.config, self.cell, traced=True, foresight=seen)
 
     @contextmanager

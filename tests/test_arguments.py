@@ -49,7 +49,10 @@ def test_every_default_can_be_given_in_each_way_that_lm_eval_takes_arguments(nam
         ({"decay": 1.5}, "decay=1.5: should be less than or equal to 1"),
         ({"recent": 1.5}, "recent=1.5: should be a whole number of tokens, or a fraction below 1"),
         ({"max_cache_size": 6, "sinks": 4}, "sinks=4 and recent=0.75 protect 8 pairs, more than max_cache_size=6"),
-        ({"importance": "h2o"}, "'keydiff' or 'clairvoyant'; the control h2o is importance=exact,decay=1.0,scope=head"),
+        (
+            {"importance": "h2o"},
+            "'surprisal' or 'clairvoyant'; the control h2o is importance=exact,decay=1.0,scope=head",
+        ),
         ({"importance": "race", "conservative": True}, "conservative=True is a Count-Min update"),
         ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
         ({"tp_plan": "auto"}, "tp_plan='auto': a layer's heads stay on one device"),

@@ -24,7 +24,11 @@ CELLS: dict[str, dict[str, Any]] = {
     "token": {"item": "token"},
     "head": {"scope": "head"},
     "head aggregate": {"scope": "head", "strategy": "aggregate", "item": "key"},
-    **{name: to for name, to in CONTROLS.items() if to.get("max_cache_size", 1) and name != "clairvoyant"},
+    **{
+        name: to
+        for name, to in CONTROLS.items()
+        if to.get("max_cache_size", 1) and name not in ("surprisal", "clairvoyant")
+    },
 }
 
 

@@ -69,6 +69,24 @@ def test_all_executions_decide_as_the_oracle(
     assert compared >= 0.8 * there
 
 
+@pytest.mark.parametrize("scope", ["layer", "head"])
+@pytest.mark.parametrize("fate", ["topk", "aggregate"])
+def test_surprisal_is_the_full_caches_loss_and_all_executions_decide_by_it(
+    grouped: PreTrainedModel, fate: str, scope: str
+) -> None:
+    tokens = texts(2, 30)
+    with torch.no_grad():
+        likely = grouped(tokens).logits.log_softmax(-1)[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
+    seen = foresee(grouped, tokens, "losses")
+    assert all(torch.allclose(one.losses[:, 1:], -likely, atol=1e-5) for one in seen.values())  # type: ignore[union-attr]
+    cell = small_cell(importance="surprisal", scope=scope, strategy=fate)
+    compared, there = assert_follows_oracle(grouped, cell, tokens, torch.ones_like(tokens))
+    assert compared >= 0.8 * there
+    cache = run(grouped, cell, tokens, torch.ones_like(tokens), "auto")[1]
+    victim = int(cache.trace(0).victims[0, 12])  # Of positions 1 to 6, the rest is protected.
+    assert victim == 1 + int((-likely[0, :6]).argmin())
+
+
 def test_a_long_text_is_foreseen_block_by_block(grouped: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("policies.clairvoyant", "execution.compiled.run"):
         monkeypatch.setattr(f"sketch_eval.{module}.BLOCK", 16)

@@ -57,7 +57,7 @@ def run(
     prefill: int | None = None,
 ) -> tuple[torch.Tensor, SketchCache]:
     """Logits and cache of a text, after `prefill` tokens one token at a time."""
-    seen = foresee(model, tokens) if cell.foresees else None
+    seen = foresee(model, tokens, cell.foresees) if cell.foresees else None
     cache = SketchCache(model.config, cell, traced=True, execution=execution, foresight=seen)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     length = tokens.shape[1]

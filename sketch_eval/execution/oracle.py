@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from sketch_eval.config import CacheConfig
-from sketch_eval.foresight import Foresight
+from sketch_eval.foresight import Attended, Losses
 from sketch_eval.hashing import sign_hash, uniform
 from sketch_eval.policies.items import KEY_BITS
 from sketch_eval.sketches import CountMinSketch, CountSketch, RaceSketch, Sketch
@@ -17,7 +17,7 @@ from sketch_eval.state import Call, LayerState, Trace
 
 SPELT = (
     *("count_min", "count_sketch", "race", "race_queries", "exact", "last", "recency", "random", "knorm", "vatp"),
-    *("snapkv", "expected", "keydiff", "clairvoyant"),
+    *("snapkv", "expected", "keydiff", "surprisal", "clairvoyant"),
 )
 """The policies that it knows: each has its own words here."""
 
@@ -77,6 +77,7 @@ class Oracle:
         speeds: radians a position of the rotary keys, float32 `[pairs]`; None where there are none.
         attention: of the full cache's queries over the same text, the mass of each pair up to the query's own, one
             after the other; None unless importance=clairvoyant.
+        losses: what the full cache lost on each token; none unless importance=surprisal.
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class Oracle:
         head: int | None = None,
         speeds: torch.Tensor | None = None,
         attention: list[torch.Tensor] | None = None,
+        losses: Sequence[float] = (),
     ) -> None:
         assert cell.max_cache_size is not None
         self.cell, self.layer, self.cap, self.speeds = cell, layer, cell.max_cache_size, speeds
-        self.attention, self.answered = attention, 0
+        self.attention, self.losses, self.answered = attention, losses, 0
         self.stream = layer if head is None else 2**32 * (head + 1) + layer
         self.pairs: list[Pair] = []
         self.t = -1
@@ -199,6 +201,8 @@ class Oracle:
             case "snapkv":
                 near = [other for other in self.pairs if abs(other.position - pair.position) <= 2]
                 return sum(sum(other.recent[-16:]) for other in near) / 5
+            case "surprisal":
+                return self.losses[pair.position]
             case "keydiff":
                 directions = [other.key.flatten() / other.key.norm() for other in self.pairs]
                 return 1 - float(torch.cosine_similarity(pair.key.flatten(), torch.stack(directions).sum(0), dim=0))
@@ -333,7 +337,7 @@ def _edge(x: float) -> float:
     return 10 * abs(part * 2**12 % 1 - 0.5) / (part * 2**12)
 
 
-def _full_attention(seen: Foresight, sequence: int, mine: slice, asking: slice) -> list[torch.Tensor]:
+def _full_attention(seen: Attended, sequence: int, mine: slice, asking: slice) -> list[torch.Tensor]:
     """The masses that the queries of a row give in the full cache, one query after the other."""
     queries, keys = seen.queries[sequence, asking].double(), seen.keys[sequence, mine].double()
     rows = []
@@ -363,10 +367,13 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
         for unit in range(state.units):
             mine, asking = slice(unit * heads, (unit + 1) * heads), slice(unit * queries, (unit + 1) * queries)
             attention = None
-            if state.foresight is not None:
+            losses: list[float] = []
+            if isinstance(state.foresight, Losses):
+                losses = state.foresight.losses[b].tolist()
+            if isinstance(state.foresight, Attended):
                 attention = _full_attention(state.foresight, b, mine, asking)
             head = unit if state.cell.scope == "head" else None
-            store = Oracle(state.cell, state.layer, head, state.speeds, attention)
+            store = Oracle(state.cell, state.layer, head, state.speeds, attention, losses)
             row = b * state.units + unit
             for i in call.valid[b].nonzero().flatten().tolist():
                 q, k, v = call.q[b, asking, i], call.k[b, mine, i], call.v[b, mine, i]

@@ -103,8 +103,8 @@ class Policy(ABC):
     """Those of `ARGUMENTS` that its decisions depend on: what tells computations apart."""
     sketched: ClassVar[bool] = False
     """Whether it is a sketch, and not a control to hold one against."""
-    foresees: ClassVar[bool] = False
-    """Whether it has to know the text before it begins: for scoring alone."""
+    foresees: ClassVar[Literal["", "attention", "losses"]] = ""
+    """What it has to know of the text before it begins (`attention.foresee`), for scoring alone; empty for nothing."""
 
     renewed: ClassVar[bool] = False
     """Whether the estimates of all held pairs change at every token, with what else is held or was asked."""

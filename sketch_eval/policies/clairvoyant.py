@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sketch_eval.foresight import NONE
+from sketch_eval.foresight import NONE, Attended
 from sketch_eval.policies.base import Attention, Place, Policy
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Clairvoyant(Policy):
 
     name = "clairvoyant"
     summary = "pairs that the full cache will still attend to: a control, which has read the text before"
-    foresees = True
+    foresees = "attention"
 
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         super().__init__(cell, place)
@@ -33,6 +33,7 @@ class Clairvoyant(Policy):
         self.next = 0
         if seen is None:  # The ledger asks for shapes alone.
             return
+        assert isinstance(seen, Attended)
         self.seen, self.units = seen, place.rows // len(seen.keys)
         blocks = [(at, min(at + BLOCK, seen.length)) for at in range(0, seen.length, BLOCK)]
         self.to_come = torch.zeros(place.rows, seen.length, dtype=torch.float64, device=place.device)

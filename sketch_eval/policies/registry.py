@@ -23,6 +23,7 @@ from sketch_eval.policies.random import Random
 from sketch_eval.policies.recency import Recency
 from sketch_eval.policies.sketched import SKETCHED
 from sketch_eval.policies.snapkv import ObservationWindow
+from sketch_eval.policies.surprisal import Surprisal
 from sketch_eval.policies.vatp import ValueAware
 
 _POLICIES: tuple[type[Policy], ...] = (
@@ -36,6 +37,7 @@ _POLICIES: tuple[type[Policy], ...] = (
     ObservationWindow,
     ExpectedAttention,
     KeyDifference,
+    Surprisal,
     Clairvoyant,
 )
 _FATES: tuple[type[Fate], ...] = (

@@ -14,7 +14,7 @@ from sketch_eval.execution.compiled.scan import scan_for
 from sketch_eval.execution.compiled.sources import FATES, SOURCES
 from sketch_eval.execution.prepare import prepare
 from sketch_eval.formats import Format, Quantised
-from sketch_eval.policies.clairvoyant import BLOCK
+from sketch_eval.policies.clairvoyant import BLOCK, Clairvoyant
 from sketch_eval.state import Call, LayerState, Trace
 
 
@@ -29,7 +29,8 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
 
     Half-precision stores are widened for the call and rounded once at its end.
     """
-    if state.foresight is not None and call.length > BLOCK:  # What is ahead is a row of the text for each token.
+    # What is ahead is a row of the text for each token.
+    if isinstance(state.policy, Clairvoyant) and call.length > BLOCK:
         parts = [advance(state, part) for part in call.split(BLOCK)]
         return torch.cat([output for output, _ in parts], 1), Trace.join([trace for _, trace in parts])
     cell, units = state.cell, state.units

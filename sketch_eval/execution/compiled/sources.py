@@ -14,6 +14,7 @@ SOURCES = {
     "last": LAST,
     "recency": FIXED,
     "random": FIXED,
+    "surprisal": FIXED,
     "knorm": KNORM,
     "vatp": VATP,
     "snapkv": SNAPKV,
