@@ -51,7 +51,7 @@ def test_every_default_can_be_given_in_each_way_that_lm_eval_takes_arguments(nam
         ({"max_cache_size": 6, "sinks": 4}, "sinks=4 and recent=0.75 protect 8 pairs, more than max_cache_size=6"),
         (
             {"importance": "h2o"},
-            "'surprisal' or 'clairvoyant'; the control h2o is importance=exact,decay=1.0,scope=head",
+            "or 'clairvoyant'; the control h2o is importance=exact,decay=1.0,scope=head",
         ),
         ({"importance": "race", "conservative": True}, "conservative=True is a Count-Min update"),
         ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),

@@ -15,6 +15,7 @@ from sketch_eval.attention import enable, in_parts
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CONTROLS, CacheConfig
 from sketch_eval.ledger import ledger
+from sketch_eval.policies import POLICIES
 
 CELLS: dict[str, dict[str, Any]] = {
     "count_min": {},
@@ -25,9 +26,9 @@ CELLS: dict[str, dict[str, Any]] = {
     "head": {"scope": "head"},
     "head aggregate": {"scope": "head", "strategy": "aggregate", "item": "key"},
     **{
-        name: to
-        for name, to in CONTROLS.items()
-        if to.get("max_cache_size", 1) and name not in ("surprisal", "clairvoyant")
+        name: changes
+        for name, changes in CONTROLS.items()
+        if changes.get("max_cache_size", 1) and not POLICIES[changes["importance"]].foresees
     },
 }
 

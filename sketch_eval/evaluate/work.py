@@ -71,7 +71,7 @@ class Finished:
         Raises:
             OSError: the tracker, which only warns, has not written what it should have.
         """
-        if self.record["identity"]["cell"]["max_cache_size"] is None:
+        if self.answers:
             (folder / "answers.json").write_text(json.dumps(self.answers), encoding="utf-8")
         tracker = EvaluationTracker(output_path=str(folder))
         tracker.general_config_tracker.log_experiment_args(
