@@ -141,6 +141,27 @@ def page(
 
 
 @app.command()
+def diagnose(
+    config: Config,
+    output: Output = None,
+    texts: Annotated[int, typer.Option(min=1, help="texts of each task")] = 4,
+) -> None:
+    """Say what each bounded cell of a grid loses, layer by layer and head by head, on a few texts of its tasks.
+
+    Attention that fell on pairs no longer held, how far the output is from the full cache's, how well the ranking knows
+    what will be wanted, and how old the pairs are that it keeps: diagnosis.md, diagnosis.csv and pictures.
+    """
+    grid = _read(config)
+    folder = Path("runs") / Path(config).stem if output is None else output
+    _quiet()
+    from sketch_eval.diagnose import diagnose as run
+
+    with terminal.Bar(console) as bar:
+        page = run(grid, folder, texts, bar, f"sketch-eval diagnose {config} --texts {texts}")
+    console.print(f"diagnosis: {page}", soft_wrap=True, markup=False)
+
+
+@app.command()
 def reproduce(
     row: Annotated[str, typer.Argument(help="a row's name, from the first column of leaderboard.csv")],
     places: Annotated[
