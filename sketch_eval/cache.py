@@ -230,9 +230,9 @@ class SketchCache(Cache):
 
     @property
     def units(self) -> int:
-        """Rows that each sequence has in every layer's store, as `LayerState` says; 1 before the first token."""
+        """Lines that each sequence has in every layer's trace; 1 before the first token."""
         state = self.layers[0].state
-        return 1 if state is None else int(state.units)
+        return 1 if state is None else int(state.units * state.owning)
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         """Output `[batch, tokens, query heads, head_dim]` of one layer's attention; the arguments are as in `Call`."""
@@ -247,7 +247,8 @@ class SketchCache(Cache):
     def trace(self, layer: int) -> Trace:
         """What a layer decided at each token so far, on the columns of the input, padding included.
 
-        A line for each row of `LayerState`: a sequence with scope=layer, a key/value head of one with scope=head.
+        A line for each row of `LayerState`: a sequence with scope=layer, a key/value head of one with scope=head. With
+        scope=budget a sequence has a line for each head too, as `execution.budgeted.advance` says.
 
         Raises:
             UsageError: the cache is not `traced`, or the layer's attention never asked it.

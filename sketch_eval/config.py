@@ -37,7 +37,9 @@ class CacheConfig(BaseModel):
             others do so in ways of their own (`policies.FATES`).
         topk: pairs a query sees, with strategy `topk`; None, or anything from `max_cache_size` up, is all.
         importance: what ranks the pairs (DESIGN §4).
-        scope: what shares its victims: all heads of a `layer`, or each key/value `head` for itself.
+        scope: what shares its victims: all heads of a `layer`, or each key/value `head` for itself; with `budget` each
+            head keeps pairs of its own, and a layer's heads share out max_cache_size pairs a head, the least important
+            of any head leaving first (Ada-KV: Feng et al., 2024).
         item: what a sketch hashes for a pair (DESIGN §1). `race` hashes key vectors whatever it says.
         sinks: the first positions, never evicted.
         recent: the newest tokens, never evicted, the newest included.
@@ -58,7 +60,7 @@ class CacheConfig(BaseModel):
     strategy: Strategy = "topk"
     topk: int | None = Field(default=None, ge=1)
     importance: Importance = "count_min"
-    scope: Literal["layer", "head"] = "layer"
+    scope: Literal["layer", "head", "budget"] = "layer"
     item: Item = "position"
     sinks: Share = Field(default=4, ge=0, allow_inf_nan=False)
     recent: Share = Field(default=0.75, ge=0, allow_inf_nan=False)
@@ -96,6 +98,11 @@ class CacheConfig(BaseModel):
             raise ValueError(f"topk={self.topk} goes with strategy=topk; leave topk out with strategy={self.strategy}")
         if self.topk is not None and self.max_cache_size is None:
             raise ValueError(f"topk={self.topk} needs a bounded cache; give a max_cache_size or leave topk out")
+        if self.scope == "budget" and not POLICIES[self.importance].budgeted:
+            able = ", ".join(name for name, policy in POLICIES.items() if policy.budgeted)
+            raise ValueError(f"scope=budget goes with importance={able}; give another scope with {self.importance}")
+        if self.scope == "budget" and self.topk is not None:
+            raise ValueError(f"topk={self.topk} goes with scope=layer or head; leave topk out with scope=budget")
         if self.conservative and "conservative" not in POLICIES[self.importance].reads:
             raise ValueError(f"conservative=True is a Count-Min update; leave it out with importance={self.importance}")
         if self.max_cache_size is not None:

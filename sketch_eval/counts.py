@@ -13,7 +13,7 @@ from sketch_eval.config import CacheConfig
 
 @dataclass
 class Count:
-    """Sums over layers (with scope=head over their key/value heads too), and over requests.
+    """Sums over layers (with scope=head and budget over their key/value heads too), and over requests.
 
     Attributes:
         requests: requests that the model ran; what lm-eval answers from a response cache is not among them.

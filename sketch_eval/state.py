@@ -59,7 +59,8 @@ class LayerState:
     """The store and the policy of one layer, for a batch of sequences that share nothing.
 
     What shares its victims is a *row*: with scope=layer each sequence is one, with scope=head each key/value head of
-    each sequence, so that a sequence has `units` rows, one after the other.
+    each sequence, so that a sequence has `units` rows, one after the other. With scope=budget a sequence is one too,
+    but a slot holds a pair of one key/value head, its owner, and there are as many slots as in all heads' budgets.
 
     Slots hold pairs in no order; a free slot has position -1. Between steps at most C of the C+1 are taken.
 
@@ -74,9 +75,11 @@ class LayerState:
 
     Attributes:
         units: rows of a sequence: 1, or the number of key/value heads.
+        owning: key/value heads whose pairs are in one row's slots, each in its own: 1 unless scope=budget.
         format: how the numbers of a pair are kept.
         held_keys, held_values: `Vectors` of shape `[rows, heads, C+1]`, with the key/value heads of a row.
         positions: int32 `[rows, C+1]`.
+        owners: int32 `[rows, slots]`, the key/value head of each slot's pair; None unless scope=budget.
         counts: float32 `[rows, C+1]`, tokens folded into a pair; None unless the cell's fate counts them.
         items: int32 `[rows, C+1, ...]`; None where the policy reads them off the positions.
         seen: int32 `[batch]`, tokens appended so far: the next token's position.
@@ -98,15 +101,18 @@ class LayerState:
         batch, kv_heads, _, head_dim = keys.shape
         self.cell, self.layer, self.speeds, self.foresight = cell, layer, speeds, foresight
         self.units = kv_heads if cell.scope == "head" else 1
-        slots, rows, heads = slots or cell.max_cache_size + 1, batch * self.units, kv_heads // self.units
+        self.owning = kv_heads if cell.scope == "budget" else 1
+        rows, heads = batch * self.units, kv_heads // self.units // self.owning
+        slots = (slots or cell.max_cache_size + 1) * self.owning
         self.format = format_of(cell.store, cell.store_group, head_dim)
         self.held_keys = Vectors(self.format, (rows, heads, slots), keys, transposed=True)
         self.held_values = Vectors(self.format, (rows, heads, slots), keys)
         self.positions = torch.full((rows, slots), -1, dtype=torch.int32, device=keys.device)
+        self.owners = torch.zeros_like(self.positions) if cell.scope == "budget" else None
         self.fate = FATES[cell.strategy]
         self.counts = torch.ones(rows, slots, dtype=torch.float32, device=keys.device) if self.fate.counts else None
         self.seen = torch.zeros(batch, dtype=torch.int32, device=keys.device)
-        place = Place(rows, slots, heads * group, head_dim, self._stream(), keys.device, foresight)
+        place = Place(rows, slots, heads * group, head_dim, self._stream(), keys.device, foresight, self.owning)
         self.policy = POLICIES[cell.importance](cell, place)
         shape = self.policy.item_shape
         self.items = None
@@ -114,7 +120,7 @@ class LayerState:
             self.items = torch.zeros(rows, slots, *shape, dtype=torch.int32, device=keys.device)
 
     def _stream(self) -> Stream:
-        if self.cell.scope == "layer":
+        if self.cell.scope != "head":
             return self.layer
         return tuple(head_stream(self.layer, head) for head in range(self.units))
 
@@ -140,7 +146,7 @@ class LayerState:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that the layer owns, by its name in the ledger, the rows or the batch leading."""
         named = self.pairs() | {"positions": self.positions, "seen": self.seen}
-        optional = {"counts": self.counts, "items": self.items}
+        optional = {"owners": self.owners, "counts": self.counts, "items": self.items}
         return named | {k: t for k, t in optional.items() if t is not None} | self.policy.tensors()
 
     def arrive(self, call: Call) -> Arriving:
@@ -170,16 +176,26 @@ class LayerState:
 
     def tags(self) -> torch.Tensor:
         """The policy's tags of what every slot holds now; anything for a free slot."""
+        names = self.names()
+        items = names.clamp(min=0) if self.items is None else self.items.long()
+        return self.policy.tags(items, self.show(names, None, self.keys, self.values))
+
+    def names(self) -> torch.Tensor:
+        """What tells a row's pairs apart and says which is older, int64 `[rows, slots]`, -1 for a free slot.
+
+        The position, and with scope=budget the position times the number of heads plus the owner.
+        """
         positions = self.positions.long()
-        items = positions.clamp(min=0) if self.items is None else self.items.long()
-        return self.policy.tags(items, self.show(positions, None, self.keys, self.values))
+        if self.owners is None:
+            return positions
+        return torch.where(positions < 0, -1, positions * self.owning + self.owners)
 
     def select(self, sequences: torch.Tensor) -> None:
         """Make the batch the given sequences of it, by new tensors: beam search reorders and repeats them."""
         rows = by_unit(sequences, self.units)
         for vectors in (self.held_keys, self.held_values):
             vectors.select(rows)
-        for name in ("positions", "counts", "items"):
+        for name in ("positions", "owners", "counts", "items"):
             tensor = getattr(self, name)
             if tensor is not None:
                 setattr(self, name, tensor[rows])

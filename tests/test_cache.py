@@ -24,6 +24,8 @@ CELLS: dict[str, dict[str, Any]] = {
     "race": {"importance": "race"},
     "token": {"item": "token"},
     "head": {"scope": "head"},
+    "budget": {"scope": "budget", "importance": "exact"},
+    "budget aggregate": {"scope": "budget", "importance": "vatp", "strategy": "aggregate"},
     "head aggregate": {"scope": "head", "strategy": "aggregate", "item": "key"},
     **{
         name: changes
@@ -182,14 +184,16 @@ def test_after_a_thousand_tokens_the_cache_owns_what_the_ledger_says(name: str) 
     )
     assert output.shape[1] == 1010
     for layer in cache.layers:
-        assert layer.keys.shape == layer.values.shape == (cache.units, 2 // cache.units, 65, 8)
+        pooled, units = cell.scope == "budget", layer.state.units
+        shape = (1, 1, 130, 8) if pooled else (units, 2 // units, 65, 8)
+        assert layer.keys.shape == layer.values.shape == shape
         assert layer.keys.untyped_storage().nbytes() == layer.keys.nbytes == 65 * 16 * 4
         assert layer.values.untyped_storage().nbytes() == layer.values.nbytes
-        assert ((layer.state.positions >= 0).sum(1) == 64).all()
+        assert ((layer.state.positions >= 0).sum(1) == 64 * layer.state.owning).all()
     book = ledger(cell, model.config, torch.float32, 1024)
     assert {tensor: b * 2 for tensor, b in book["layer_bytes"].items()} == cache.nbytes()
     assert book["peak_bytes"] == sum(cache.nbytes().values())
-    pair = sum(b for tensor, b in cache.nbytes().items() if tensor not in ("sketch", "seen")) // 65
+    pair = sum(b for tensor, b in cache.nbytes().items() if tensor not in ("sketch", "moments", "weight", "seen")) // 65
     assert book["steady_bytes"] == book["peak_bytes"] - pair
     assert book["kv_bytes"] + book["sketch_bytes"] + book["other_bytes"] == book["steady_bytes"]
 

@@ -42,7 +42,7 @@ UNTURNED: list[dict[str, Any]] = [*({"strategy": name} for name, fate in FATES.i
 """Every fate of victims but those that turn rotary keys, and what hides pairs."""
 WAYS: list[dict[str, Any]] = [*UNTURNED, *({"strategy": name} for name, fate in FATES.items() if fate.turns)]
 
-Scope = Literal["layer", "head"]
+Scope = Literal["layer", "head", "budget"]
 
 NEAR_TIE = 1e-5
 """A choice that the oracle made by less than this, relatively, float32 may make otherwise; no more is compared."""
@@ -82,9 +82,8 @@ def assert_follows_oracle(
     compared = (margins >= NEAR_TIE).cumprod(1).bool() & mask.bool()
     rows = compared.repeat_interleave(standard.units, 0)
     # What the compiled loop has no branch for runs stepwise, whatever runs it.
-    fast: list[Execution] = (
-        ["compiled"] if cell.importance in sources.SOURCES and cell.strategy in sources.FATES else []
-    )
+    served = cell.importance in sources.SOURCES and cell.strategy in sources.FATES and cell.scope != "budget"
+    fast: list[Execution] = ["compiled"] if served else []
     for execution, prefill in itertools.product([*fast, "stepwise"], [None, 9]):
         logits, cache = run(model, cell, tokens, mask, execution, prefill)
         for layer in layers:
@@ -161,20 +160,56 @@ def test_heads_that_attend_alike_keep_what_their_layer_keeps(
     assert (found["head"][0] - found["layer"][0]).abs().max() < 1e-5
 
 
+BUDGETED = [(name, fate) for name, kind in POLICIES.items() if kind.budgeted for fate in ("topk", "aggregate")]
+
+
+@pytest.mark.parametrize("which", ["model", "grouped"])
+@pytest.mark.parametrize(("importance", "fate"), BUDGETED)
+def test_heads_that_share_a_budget_decide_as_the_oracle(
+    request: pytest.FixtureRequest, which: str, importance: str, fate: str
+) -> None:
+    model = request.getfixturevalue(which)
+    tokens, mask = padded_batch(model)
+    if POLICIES[importance].foresees:
+        mask = torch.ones_like(mask)
+    cell = small_cell(importance=importance, strategy=fate, scope="budget")
+    compared, there = assert_follows_oracle(model, cell, tokens, mask)
+    assert compared >= 0.7 * there
+
+
+def test_a_budget_is_shared_out_by_need_and_never_exceeded() -> None:
+    """One head looks at one place over and over, the other everywhere alike, which leaves nothing of its own behind."""
+    generator = torch.Generator().manual_seed(7)
+    k, v = torch.randn(1, 2, 60, 8, generator=generator), torch.randn(1, 2, 60, 8, generator=generator)
+    q = torch.stack((torch.zeros(60, 8), 9 * k[0, 1, :1].expand(60, 8)))[None]
+    call = Call(q, k, v, torch.zeros(1, 60, dtype=torch.long), torch.ones(1, 60, dtype=torch.bool), 1.0)
+    cell = CacheConfig(max_cache_size=12, importance="exact", decay=1.0, scope="budget", sinks=0, recent=2)
+    state = LayerState(cell, 0, k)
+    for part in call.split(1):
+        advance("auto", state, part)
+        assert (state.positions >= 0).sum() <= 24
+    assert state.owners is not None
+    held = state.owners[state.positions >= 0].bincount().tolist()
+    assert sum(held) == 24
+    assert held[0] > 18 > 6 > held[1] >= 3  # The spread one needs most; the other keeps its place.
+
+
 @st.composite
 def cells(draw: st.DrawFn) -> CacheConfig:
     """Any cell of a small cap."""
     cap = draw(st.integers(1, 14))
     sinks = draw(st.integers(0, cap))
     importance, item = draw(st.sampled_from(RANKINGS))
+    scopes: list[Scope] = ["layer", "head", "budget"]
+    scope = draw(st.sampled_from(scopes if POLICIES[importance].budgeted else scopes[:2]))
     strategy = draw(st.sampled_from(list(FATES)))
     return CacheConfig(
         max_cache_size=cap,
         width=draw(st.sampled_from([1, 3, 8, 64])),
         depth=draw(st.integers(1, 5)),
         strategy=strategy,
-        scope=draw(st.sampled_from(["layer", "head"])),
-        topk=draw(st.none() | st.integers(1, cap)) if FATES[strategy].hides else None,
+        scope=scope,
+        topk=draw(st.none() | st.integers(1, cap)) if FATES[strategy].hides and scope != "budget" else None,
         importance=importance,
         item=item,
         sinks=sinks,

@@ -93,6 +93,7 @@ class Oracle:
         self.cell, self.layer, self.cap, self.speeds = cell, layer, cell.max_cache_size, speeds
         self.attention, self.losses, self.answered = attention, losses, 0
         self.stream = layer if head is None else 2**32 * (head + 1) + layer
+        self.room = self.cap
         self.pairs: list[Pair] = []
         self.t = -1
         self.sketch = self._make_sketch()
@@ -147,17 +148,17 @@ class Oracle:
         self.answered += 1
 
         # 4. Bound.
-        if len(self.pairs) > self.cap:
-            candidates = self._unprotected()
-            importance = {pair.position: self._importance(pair) for pair in candidates}
+        if len(self.pairs) > self.room:
+            candidates = self.unprotected()
+            importance = {pair.position: self.importance(pair) for pair in candidates}
             victim = min(candidates, key=lambda pair: (importance[pair.position], pair.position))
             decided.look_at(importance[victim.position], importance.values())
-            self._look_at_norms(victim, candidates, decided)
+            self.look_at_norms(victim, candidates, decided)
             self.pairs.remove(victim)
             candidates.remove(victim)
             decided.victim = victim.position
             if cell.strategy != "topk" and candidates:
-                decided.survivor = self._fold(victim, candidates, decided)
+                decided.survivor = self.fold(victim, candidates, decided)
         return output, decided
 
     def _visible(self, decided: Step) -> list[Pair]:
@@ -168,20 +169,20 @@ class Oracle:
         newest_first = self.pairs[::-1]
         first = [p for p in newest_first if p.position == self.t]
         first += [p for p in newest_first if p not in first and (p.position < sinks or p.position > self.t - recent)]
-        importance = {pair.position: self._importance(pair) for pair in self.pairs if pair not in first}
+        importance = {pair.position: self.importance(pair) for pair in self.pairs if pair not in first}
         others = [pair for pair in self.pairs if pair not in first]
         others.sort(key=lambda pair: (-importance[pair.position], pair.position))
         last_in, hidden = others[: max(k - len(first), 0)][-1:], others[max(k - len(first), 0) :]
         if last_in:
             decided.look_at(importance[last_in[0].position], [importance[pair.position] for pair in hidden])
-            self._look_at_norms(last_in[0], hidden, decided)
+            self.look_at_norms(last_in[0], hidden, decided)
         return (first + others)[:k]
 
-    def _unprotected(self) -> list[Pair]:
+    def unprotected(self) -> list[Pair]:
         sinks, recent = self.cell.protected(self.cap)
         return [pair for pair in self.pairs if sinks <= pair.position <= self.t - recent]
 
-    def _importance(self, pair: Pair) -> float:
+    def importance(self, pair: Pair) -> float:
         estimate = self._estimate(pair)
         importance = estimate / (self.t - pair.position + 1) if self.cell.normalize == "age" else estimate
         return -math.inf if math.isnan(importance) else importance
@@ -232,7 +233,7 @@ class Oracle:
         found = torch.stack(each).mean(0)
         return {pair.position: float(value) for pair, value in zip(self.pairs, found, strict=True)}
 
-    def _fold(self, victim: Pair, candidates: list[Pair], decided: Step) -> int:
+    def fold(self, victim: Pair, candidates: list[Pair], decided: Step) -> int:
         cosine = {}
         for pair in candidates:
             key = self._brought(victim, pair)
@@ -296,7 +297,7 @@ class Oracle:
             decided.margin = min([decided.margin, *edges])
         return {position: float(step) for position, step in steps.items()}
 
-    def _look_at_norms(self, chosen: Pair, others: list[Pair], decided: Step) -> None:
+    def look_at_norms(self, chosen: Pair, others: list[Pair], decided: Step) -> None:
         """Where norms are equal or neighbours once they are rounded, how near they are to being rounded otherwise."""
         if self.cell.importance != "knorm":
             return
@@ -337,7 +338,7 @@ def _edge(x: float) -> float:
     return 10 * abs(part * 2**12 % 1 - 0.5) / (part * 2**12)
 
 
-def _full_attention(seen: Attended, sequence: int, mine: slice, asking: slice) -> list[torch.Tensor]:
+def full_attention(seen: Attended, sequence: int, mine: slice, asking: slice) -> list[torch.Tensor]:
     """The masses that the queries of a row give in the full cache, one query after the other."""
     queries, keys = seen.queries[sequence, asking].double(), seen.keys[sequence, mine].double()
     rows = []
@@ -358,6 +359,10 @@ def serves(state: LayerState, call: Call) -> bool:
 
 def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
     """The oracle's counterpart of `stepwise.advance`."""
+    if state.owners is not None:
+        from sketch_eval.execution import oracle_budget  # It is made of this.
+
+        return oracle_budget.advance(state, call)
     batch, query_heads, length, head_dim = call.q.shape
     output = call.v.new_zeros(batch, length, query_heads, head_dim)
     trace = Trace.empty(batch * state.units, length)
@@ -371,7 +376,7 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
             if isinstance(state.foresight, Losses):
                 losses = state.foresight.losses[b].tolist()
             if isinstance(state.foresight, Attended):
-                attention = _full_attention(state.foresight, b, mine, asking)
+                attention = full_attention(state.foresight, b, mine, asking)
             head = unit if state.cell.scope == "head" else None
             store = Oracle(state.cell, state.layer, head, state.speeds, attention, losses)
             row = b * state.units + unit

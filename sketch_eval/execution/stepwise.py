@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from sketch_eval.execution import budgeted
 from sketch_eval.policies import Attention
 from sketch_eval.policies.fate import least
 from sketch_eval.state import Arriving, Call, LayerState, Trace
@@ -24,6 +25,8 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
     Returns:
         Output `[batch, tokens, query heads, head_dim]` in the dtype of v, and what was decided.
     """
+    if state.owners is not None:
+        return budgeted.advance(state, call)
     q, arriving = state.split(call.q), state.arrive(call)
     tokens, valid = state.by_row(call.tokens), state.by_row(call.valid)
     trace = Trace.empty(len(tokens), call.length, q.device)

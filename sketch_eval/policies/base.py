@@ -36,6 +36,8 @@ class Place:
         stream: of its hashes: the layer's, or one for each key/value head of it.
         device: where its tensors live.
         foresight: what the full cache saw of the text, for a policy that foresees.
+        owning: key/value heads whose pairs are in the slots of a row, each in its own; positions are then those of
+            `LayerState.names`.
     """
 
     rows: int
@@ -45,6 +47,7 @@ class Place:
     stream: Stream
     device: torch.device
     foresight: Foresight | None = None
+    owning: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class Policy(ABC):
     foresees: ClassVar[Literal["", "attention", "losses"]] = ""
     """What it has to know of the text before it begins (`attention.foresee`), for scoring alone; empty for nothing."""
 
+    budgeted: ClassVar[bool] = False
+    """Whether it can rank pairs of several heads in one row's slots: scope=budget."""
     renewed: ClassVar[bool] = False
     """Whether the estimates of all held pairs change at every token, with what else is held or was asked."""
 

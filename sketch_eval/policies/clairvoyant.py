@@ -26,6 +26,7 @@ class Clairvoyant(Policy):
     name = "clairvoyant"
     summary = "pairs that the full cache will still attend to: a control, which has read the text before"
     foresees = "attention"
+    budgeted = True
 
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         super().__init__(cell, place)
@@ -34,15 +35,16 @@ class Clairvoyant(Policy):
         if seen is None:  # The ledger asks for shapes alone.
             return
         assert isinstance(seen, Attended)
-        self.seen, self.units = seen, place.rows // len(seen.keys)
+        self.seen, self.units = seen, place.rows * place.owning // len(seen.keys)
         blocks = [(at, min(at + BLOCK, seen.length)) for at in range(0, seen.length, BLOCK)]
-        self.to_come = torch.zeros(place.rows, seen.length, dtype=torch.float64, device=place.device)
-        """float64 `[rows, tokens]`: from the queries that were not asked yet."""
+        self.to_come = torch.zeros(place.rows * place.owning, seen.length, dtype=torch.float64, device=place.device)
+        """float64 `[rows, tokens]`, or `[rows · owning, tokens]`: from the queries that were not asked yet."""
         for first, last in blocks:
             self.to_come += seen.masses(first, last, self.units).sum(1)
 
     def estimate(self, tags: torch.Tensor) -> torch.Tensor:
-        held = self.to_come.gather(1, tags.clamp(min=0))
+        by_name = self.to_come.unflatten(0, (-1, self.place.owning)).transpose(1, 2).flatten(1)
+        held = by_name.gather(1, tags.clamp(min=0))
         return held.masked_fill(held < NONE, 0.0).float()
 
     def account(self, tags: torch.Tensor, seen: Attention) -> None:

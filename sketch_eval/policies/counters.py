@@ -16,6 +16,7 @@ class Counters(Policy):
     """Base of the policies with a counter a slot."""
 
     observes = frozenset({"mass"})
+    budgeted = True
 
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         super().__init__(cell, place)

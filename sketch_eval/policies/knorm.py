@@ -17,6 +17,7 @@ class KeyNorm(Policy):
     name = "knorm"
     summary = "pairs whose keys have a small norm"
     observes = frozenset({"keys"})
+    budgeted = True
 
     def tags(self, items: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         assert pairs.keys is not None

@@ -12,6 +12,7 @@ class Random(Policy):
     """A seeded uniform draw for each position."""
 
     name = "random"
+    budgeted = True
     summary = "a seeded draw of the pairs"
     reads = frozenset({"seed"})
 

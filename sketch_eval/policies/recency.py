@@ -11,6 +11,7 @@ class Recency(Policy):
     """The position: a sliding window with sinks=0, StreamingLLM's cache (Xiao et al., 2024) with sinks=4."""
 
     name = "recency"
+    budgeted = True
     summary = "the newest pairs"
 
     def tags(self, items: torch.Tensor, pairs: Pairs) -> torch.Tensor:

@@ -20,6 +20,7 @@ class Surprisal(Policy):
     name = "surprisal"
     summary = "pairs whose token the model, with the full cache, gave little likelihood"
     foresees = "losses"
+    budgeted = True
     item_shape = ()
 
     def items(self, arriving: Pairs) -> torch.Tensor:
@@ -28,7 +29,7 @@ class Surprisal(Policy):
         assert isinstance(self.place.foresight, Losses)
         losses = self.place.foresight.losses
         by_row = losses.repeat_interleave(self.place.rows // len(losses), 0)
-        return by_row.gather(1, arriving.positions.clamp(min=0)).view(torch.int32).long()
+        return by_row.gather(1, arriving.positions.clamp(min=0) // self.place.owning).view(torch.int32).long()
 
     def tags(self, items: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         return items.int().view(torch.float32)

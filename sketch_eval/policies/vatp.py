@@ -24,6 +24,7 @@ class ValueAware(Policy):
     observes = frozenset({"mass", "values"})
     reads = frozenset({"decay"})
     renewed = True
+    budgeted = True
 
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         super().__init__(cell, place)

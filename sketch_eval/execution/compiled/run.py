@@ -21,7 +21,7 @@ from sketch_eval.state import Call, LayerState, Trace
 def serves(state: LayerState, call: Call) -> bool:
     """Calls on a CPU, for the policies and fates that the loop has branches for."""
     known = state.cell.importance in SOURCES and state.cell.strategy in FATES
-    return known and call.q.device.type == "cpu"
+    return known and call.q.device.type == "cpu" and state.owners is None
 
 
 def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:

@@ -1,0 +1,80 @@
+"""The oracle of scope=budget: a store for each head, and one count of the pairs of them all."""
+
+from __future__ import annotations
+
+import torch
+
+from sketch_eval.execution.oracle import Oracle, Pair, Step, full_attention
+from sketch_eval.foresight import Attended, Losses
+from sketch_eval.hashing import uniform
+from sketch_eval.state import Call, LayerState, Trace
+
+
+class HeadOracle(Oracle):
+    """One head's pairs, which evicts none by itself.
+
+    Args:
+        head: which key/value head it is.
+        heads: how many share the budget.
+        others: as in `Oracle`.
+    """
+
+    def __init__(self, head: int, heads: int, *others: object) -> None:
+        super().__init__(*others)  # type: ignore[arg-type]
+        self.head, self.heads, self.room = head, heads, 2**62
+
+    def name(self, position: int) -> int:
+        """What a pair is called among those of all heads."""
+        return position * self.heads + self.head
+
+    def _estimate(self, pair: Pair) -> float:
+        if self.cell.importance == "random":  # Drawn in the layer's stream, for each head by itself.
+            return uniform(torch.tensor(self.name(pair.position)), self.cell.seed, self.layer).item()
+        return super()._estimate(pair)
+
+
+def evict(stores: list[HeadOracle], decided: Step) -> tuple[int, int]:
+    """Let the least important pair of any head go; what it is called, and the pair that took it in, or -1."""
+    candidates = [(store, pair) for store in stores for pair in store.unprotected()]
+    importance = {pair: store.importance(pair) for store, pair in candidates}
+    store, victim = min(candidates, key=lambda one: (importance[one[1]], one[1].position, one[0].head))
+    decided.look_at(importance[victim], importance.values())
+    store.look_at_norms(victim, [pair for _, pair in candidates], decided)
+    store.pairs.remove(victim)
+    survivor = -1
+    fellows = [pair for pair in store.unprotected() if pair is not victim]
+    if store.cell.strategy != "topk" and fellows:
+        survivor = store.fold(victim, fellows, decided)
+    return store.name(victim.position), store.name(survivor) if survivor >= 0 else -1
+
+
+def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
+    """The oracle's counterpart of `budgeted.advance`."""
+    batch, query_heads, length, head_dim = call.q.shape
+    heads, cell = state.owning, state.cell
+    assert cell.max_cache_size is not None
+    group, output = query_heads // heads, call.v.new_zeros(batch, length, query_heads, head_dim)
+    trace = Trace.empty(batch * heads, length)
+    trace.margins = torch.full((batch * heads, length), float("inf"), dtype=torch.float32)
+    for b in range(batch):
+        stores = []
+        for head in range(heads):
+            mine, asking = slice(head, head + 1), slice(head * group, (head + 1) * group)
+            seen = state.foresight
+            attention = full_attention(seen, b, mine, asking) if isinstance(seen, Attended) else None
+            losses = seen.losses[b].tolist() if isinstance(seen, Losses) else []
+            stores.append(HeadOracle(head, heads, cell, state.layer, None, state.speeds, attention, losses))
+        for i in call.valid[b].nonzero().flatten().tolist():
+            for head, store in enumerate(stores):
+                asking = slice(head * group, (head + 1) * group)
+                q, k, v = call.q[b, asking, i], call.k[b, head : head + 1, i], call.v[b, head : head + 1, i]
+                out, _ = store.step(q, k, v, int(call.tokens[b, i]), call.scaling)
+                output[b, i, asking] = out.to(output.dtype)
+            for event in range(heads):
+                if sum(len(store.pairs) for store in stores) <= cell.max_cache_size * heads:
+                    break
+                decided, line = Step(), b * heads + event
+                trace.victims[line, i], trace.survivors[line, i] = evict(stores, decided)
+                trace.margins[line, i] = decided.margin
+    state.seen += call.valid.sum(1).int()
+    return output, trace
