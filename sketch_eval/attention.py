@@ -88,9 +88,12 @@ def foresee(model: PreTrainedModel, tokens: torch.Tensor, what: str = "attention
         model.base_model(tokens, past_key_values=recorder)
         return recorder.seen
     cache = DynamicCache()
-    said = [part.logits.log_softmax(-1) for part in in_parts(model, tokens, cache)]
-    likely = torch.cat(said, 1)[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
-    losses = Losses(torch.nn.functional.pad(-likely.float(), (1, 0)))
+    said, at = [], 1  # The likelihood of each token but the first, of one part's logits after the other.
+    for part in in_parts(model, tokens, cache):
+        logits, follow = part.logits.float(), tokens[:, at : at + part.logits.shape[1]]
+        said.append(logits.log_softmax(-1)[:, : follow.shape[1]].gather(2, follow[..., None])[..., 0])
+        at += logits.shape[1]
+    losses = Losses(torch.nn.functional.pad(-torch.cat(said, 1), (1, 0)))
     return dict.fromkeys(range(len(cache.layers)), losses)
 
 

@@ -157,7 +157,8 @@ class SketchCache(Cache):
         execution: Execution = "auto",
     ) -> None:
         if cell.max_cache_size is None:
-            raise UsageError("max_cache_size=None: a sketch cache needs a bound; use transformers' DynamicCache")
+            other = "transformers' DynamicCache" if cell.untouched else "sketch_eval.unbounded.FormatCache"
+            raise UsageError(f"max_cache_size=None: a sketch cache needs a bound; use {other}")
         if cell.foresees and foresight is None:
             raise UsageError(
                 f"importance={cell.importance!r} has to know the text before it begins: pass foresight="

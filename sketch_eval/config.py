@@ -30,10 +30,11 @@ class CacheConfig(BaseModel):
     """One cell of the benchmark. Immutable; `CacheConfig.parse` reports bad input in one line.
 
     Attributes:
-        max_cache_size: pairs a layer holds after each token (`C`); None is the model's own full cache.
+        max_cache_size: pairs a layer holds after each token (`C`); None is every pair, the
+            model's own full cache where `store` is its own too.
         width: columns of the sketch.
         depth: rows of the sketch, each with its own hash.
-        strategy: what becomes of a victim: `topk` drops it, `aggregate` folds it into its nearest neighbour, and two
+        strategy: what becomes of a victim: `topk` drops it, `aggregate` folds it into its nearest neighbour, and the
             others do so in ways of their own (`policies.FATES`).
         topk: pairs a query sees, with strategy `topk`; None, or anything from `max_cache_size` up, is all.
         importance: what ranks the pairs (DESIGN §4).
@@ -205,7 +206,7 @@ def _explain(error: Any) -> str:
 
 
 CONTROLS: dict[str, dict[str, Any]] = {
-    "full": {"max_cache_size": None},
+    "full": {"max_cache_size": None, "store": "float"},
     "window": {"importance": "recency", "sinks": 0},
     "streaming": {"importance": "recency", "sinks": 4},
     "random": {"importance": "random"},

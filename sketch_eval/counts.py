@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from transformers import Cache
 
 from sketch_eval.cache import SketchCache
-from sketch_eval.config import CacheConfig
 
 
 @dataclass
@@ -41,9 +40,12 @@ class Count:
         return Count(1, int(binds), self.evictions, self.folds, self.hidden, self.rounded)
 
 
-def passed(cell: CacheConfig, cache: Cache | None, sequence: int, columns: int | None) -> Count:
-    """What one sequence of a cell's cache, traced where it is bounded, counted over its first columns of input."""
-    total = Count(rounded=int(cell.store != "float"))
+def passed(cache: Cache | None, sequence: int, columns: int | None, rounded: bool) -> Count:
+    """What one sequence of a cache, traced where it is bounded, counted over its first columns of input.
+
+    rounded: whether it keeps pairs in other numbers than the model's own.
+    """
+    total = Count(rounded=int(rounded))
     if not isinstance(cache, SketchCache):
         return total
     rows = slice(sequence * cache.units, (sequence + 1) * cache.units)

@@ -67,6 +67,12 @@ class SketchHF(LoadedLM):
             self._count(requests, [self._windows(request.args[0]) for request in requests])
         return answers
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the cell keeps pairs in other numbers than the model's own."""
+        dtype = self.mixed_precision_dtype or self.model.dtype
+        return self.cell.store != "float" and not (self.cell.store == "float16" and dtype == torch.float16)
+
     def _windows(self, text: str) -> int:
         """Number of windows in which HFLM scores a document."""
         tokens, prefix = self.tok_encode(text), self.prefix_token_id
@@ -109,7 +115,7 @@ class SketchHF(LoadedLM):
     ) -> torch.Tensor:
         cache, inps, rows = self._scored
         row = next(rows)
-        self._passes[_key(inps[row, :inplen])] = passed(self.cell, cache, row, inplen)
+        self._passes[_key(inps[row, :inplen])] = passed(cache, row, inplen, self.rounds)
         return super()._select_cont_toks(logits, contlen=contlen, inplen=inplen)
 
     # Generation. HFLM pads on the left, and goes on with every row until all have met a stop string.
@@ -171,7 +177,7 @@ class SketchHF(LoadedLM):
         for row, text in enumerate(self._contexts):
             # The last token of an answer is never fed back.
             columns = padded + max(self._answer_length(tokens[row, padded:].tolist(), stop) - 1, 0)
-            self._answers[text].append(passed(self.cell, cache, row * generation.get("num_beams", 1), columns))
+            self._answers[text].append(passed(cache, row * generation.get("num_beams", 1), columns, self.rounds))
         return tokens
 
     def _answer_length(self, tokens: list[int], stop: list[str]) -> int:

@@ -66,6 +66,13 @@ class FormatLayer(CacheLayerMixin):
     def reset(self) -> None:
         self.key_parts, self.value_parts, self.is_initialized = (), (), False
 
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest pairs, `-tokens_to_remove` of them, as transformers' own layers are asked to."""
+        if tokens_to_remove < 0 and self.is_initialized:
+            self.key_parts, self.value_parts = (
+                tuple(part[:, :, :tokens_to_remove] for part in parts) for parts in (self.key_parts, self.value_parts)
+            )
+
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self.batch_select_indices(beam_idx)
 

@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from test_executions import small_cell
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sketch_eval import bundled
+from sketch_eval import UsageError, bundled
 from sketch_eval.attention import enable
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CacheConfig
@@ -22,7 +22,7 @@ from sketch_eval.execution import Execution, advance
 from sketch_eval.families import shape_of
 from sketch_eval.formats import BITS, FORMATS, Quantised
 from sketch_eval.grid.cells import cell_kind, cell_name
-from sketch_eval.grid.grid import Grid
+from sketch_eval.grid.grid import Block, Grid
 from sketch_eval.ledger import ledger
 from sketch_eval.lm import SketchHF
 from sketch_eval.policies import FATES
@@ -117,12 +117,15 @@ def test_decode_and_scan_keep_what_the_oracle_keeps(fate: str, scope: Literal["l
             assert (values.float() - held[0][1].float()).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("execution", ["stepwise", "compiled"])
-def test_what_is_not_a_number_stays_one(execution: Execution) -> None:
+@pytest.mark.parametrize(("execution", "size"), [("stepwise", 60), ("compiled", 60), ("compiled", 1)])
+@pytest.mark.parametrize("coordinate", [0, 3])
+def test_what_is_not_a_number_stays_one(execution: Execution, size: int, coordinate: int) -> None:
+    """In the first group of a vector and in another, folded again and again, in one call and in many."""
     call = a_call("topk")
-    call.v[0, 0, 20, 3] = torch.nan
-    output, _, state = advanced(execution, call, 60, strategy="aggregate", store="int4")
+    call.v[0, 0, 20, coordinate] = torch.nan
+    output, _, state = advanced(execution, call, size, strategy="aggregate", store="int4")
     assert output[0, 20].isnan().any()
+    assert output[0, 59].isnan().any()
     assert not output[1].isnan().any()
     assert state.values[0].isnan().any()
 
@@ -175,6 +178,21 @@ def test_more_bits_are_nearer_to_the_models_own_numbers_and_eight_are_within_a_t
     assert off == sorted(off)
 
 
+def test_a_full_cache_with_fewer_bits_takes_tokens_back_and_a_bounded_one_names_it() -> None:
+    model = tiny_model("gpt2", layers=1)
+    cell = CacheConfig(max_cache_size=None, store="int4", store_group=4)
+    prompt = torch.tensor([[5, 6, 7, 8, 5, 6, 7, 8, 5, 6]])
+    plain, looked_up = (
+        model.generate(
+            prompt, past_key_values=FormatCache(model.config, cell), max_new_tokens=20, pad_token_id=0, **how
+        )
+        for how in ({}, {"prompt_lookup_num_tokens": 3})
+    )
+    assert torch.equal(plain, looked_up)
+    with pytest.raises(UsageError, match=r"use sketch_eval\.unbounded\.FormatCache"):
+        SketchCache(model.config, cell)
+
+
 def test_a_full_cache_with_fewer_bits_is_counted_as_bound_and_a_grid_keeps_it() -> None:
     lm = SketchHF(pretrained="bundled", max_cache_size=None, store="int3")
     lm.loglikelihood([Instance("loglikelihood", {}, ("def ", "f(x):"), 0)])
@@ -183,3 +201,5 @@ def test_a_full_cache_with_fewer_bits_is_counted_as_bound_and_a_grid_keeps_it() 
     cells = Grid(tasks=["kv_256"], cells=[{"controls": ["int4"]}, {"max_cache_size": None, "store": "float16"}])  # type: ignore[arg-type]
     assert [cell_name(cell) for cell in cells.expand()] == ["int4", "float16"]
     assert [cell_kind(cell) for cell in cells.expand()] == ["control", "control"]
+    halved = cells.model_copy(update={"defaults": {"store": "float16"}, "cells": (Block(controls=("full", "window")),)})
+    assert [cell_name(cell) for cell in halved.expand()] == ["window store=float16"]

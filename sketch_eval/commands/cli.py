@@ -197,7 +197,8 @@ def _read(config: str) -> Any:
 
 def _say_choice(grid: Any) -> None:
     """Which caps leave the ranking nothing to choose."""
-    for cell in {cell.max_cache_size: cell for cell in grid.expand() if not cell.ranks}.values():
+    bounded = (cell for cell in grid.expand() if cell.max_cache_size is not None)
+    for cell in {cell.max_cache_size: cell for cell in bounded if not cell.ranks}.values():
         console.print(f"note: {cell.no_choice}", soft_wrap=True, markup=False)
 
 

@@ -64,7 +64,7 @@ class SweepLM(SketchHF):
     def fits(self, tokens: int) -> bool:
         """Whether a request that feeds the model so many tokens meets no bound of the cell."""
         cap = self.cell.max_cache_size
-        if cap is None or self.cell.store != "float":
+        if cap is None or self.rounds:
             return False
         return min(tokens, self.max_length) <= min(cap, self.cell.visible or cap)
 

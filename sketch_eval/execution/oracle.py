@@ -153,7 +153,7 @@ class Oracle:
             importance = {pair.position: self.importance(pair) for pair in candidates}
             victim = min(candidates, key=lambda pair: (importance[pair.position], pair.position))
             decided.look_at(importance[victim.position], importance.values())
-            self.look_at_norms(victim, candidates, decided)
+            self.look_at_rounding(victim, candidates, decided)
             self.pairs.remove(victim)
             candidates.remove(victim)
             decided.victim = victim.position
@@ -175,7 +175,7 @@ class Oracle:
         last_in, hidden = others[: max(k - len(first), 0)][-1:], others[max(k - len(first), 0) :]
         if last_in:
             decided.look_at(importance[last_in[0].position], [importance[pair.position] for pair in hidden])
-            self.look_at_norms(last_in[0], hidden, decided)
+            self.look_at_rounding(last_in[0], hidden, decided)
         return (first + others)[:k]
 
     def unprotected(self) -> list[Pair]:
@@ -205,8 +205,7 @@ class Oracle:
             case "surprisal":
                 return self.losses[pair.position]
             case "keydiff":
-                directions = [other.key.flatten() / other.key.norm() for other in self.pairs]
-                return 1 - float(torch.cosine_similarity(pair.key.flatten(), torch.stack(directions).sum(0), dim=0))
+                return 1 - math.floor(self._to_mean(pair) * 4096 + 0.5) / 4096
             case "expected":
                 return self._expected()[pair.position]
             case "clairvoyant":
@@ -297,14 +296,28 @@ class Oracle:
             decided.margin = min([decided.margin, *edges])
         return {position: float(step) for position, step in steps.items()}
 
-    def look_at_norms(self, chosen: Pair, others: list[Pair], decided: Step) -> None:
-        """Where norms are equal or neighbours once they are rounded, how near they are to being rounded otherwise."""
-        if self.cell.importance != "knorm":
+    def look_at_rounding(self, chosen: Pair, others: list[Pair], decided: Step) -> None:
+        """Where estimates are alike once they are rounded, or nearly so, how near they are to being rounded otherwise.
+
+        Tenfold: a norm and a cosine are surer than estimates are that were summed over a text.
+        """
+        if self.cell.importance == "knorm":
+            best = chosen.key.norm().item()
+            close = {norm for norm in (pair.key.norm().item() for pair in others) if abs(norm - best) <= best * 2**-10}
+            edges = [_edge(norm) for norm in {best, *close}]
+        elif self.cell.importance == "keydiff":
+            best = self._to_mean(chosen)
+            close = {cosine for cosine in map(self._to_mean, others) if abs(cosine - best) <= 2 / 4096}
+            edges = [10 * abs(cosine * 4096 % 1 - 0.5) / 4096 for cosine in {best, *close}]
+        else:
             return
-        best = chosen.key.norm().item()
-        close = [norm for norm in (pair.key.norm().item() for pair in others) if abs(norm - best) <= best * 2**-10]
-        if len({best, *close}) > 1:
-            decided.margin = min([decided.margin, *map(_edge, {best, *close})])
+        if len(edges) > 1:
+            decided.margin = min([decided.margin, *edges])
+
+    def _to_mean(self, pair: Pair) -> float:
+        """The cosine of a pair's key with the mean of the held keys' directions."""
+        mean = torch.stack([other.key.flatten() / other.key.norm() for other in self.pairs]).sum(0)
+        return float(torch.cosine_similarity(pair.key.flatten(), mean, dim=0))
 
     def _item(self, token: int, key: torch.Tensor) -> torch.Tensor:
         if isinstance(self.sketch, RaceSketch):
@@ -333,7 +346,7 @@ def _rounded(x: float) -> float:
 
 
 def _edge(x: float) -> float:
-    """How far a norm is from being rounded otherwise, relatively and tenfold: one sum is surer than estimates are."""
+    """How far a norm is from being rounded otherwise, relatively and tenfold."""
     part, _ = math.frexp(x)
     return 10 * abs(part * 2**12 % 1 - 0.5) / (part * 2**12)
 

@@ -39,7 +39,7 @@ def evict(stores: list[HeadOracle], decided: Step) -> tuple[int, int]:
     importance = {pair: store.importance(pair) for store, pair in candidates}
     store, victim = min(candidates, key=lambda one: (importance[one[1]], one[1].position, one[0].head))
     decided.look_at(importance[victim], importance.values())
-    store.look_at_norms(victim, [pair for _, pair in candidates], decided)
+    store.look_at_rounding(victim, [pair for _, pair in candidates], decided)
     store.pairs.remove(victim)
     survivor = -1
     fellows = [pair for pair in store.unprotected() if pair is not victim]

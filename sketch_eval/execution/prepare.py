@@ -32,7 +32,7 @@ class Prepared:
         ahead: float32 `[rows, tokens, text]`, the score of every position of a text that is foreseen, after each token;
             a placeholder for other policies.
         key_grids, value_grids: float32 `[rows, heads, slots, groups, 2]`, for the scales and zeros of vectors that the
-            loop quantises itself, where the format is such; not a number in the slots of all others.
+            loop quantises itself, where the format is such; a scale of -1 in the slots of all others.
     """
 
     keys: torch.Tensor
@@ -100,7 +100,7 @@ def prepare(state: LayerState, call: Call) -> Prepared:
         ahead = policy.ahead(call.length)
     if "scores" in held:
         scores, new_scores = held["scores"], torch.zeros_like(new_scores)
-    grids = torch.full((*state.keys.shape[:3], groups_of(state), 2), torch.nan, dtype=torch.float32)
+    grids = torch.full((*state.keys.shape[:3], groups_of(state), 2), -1.0, dtype=torch.float32)
     return Prepared(
         keys=state.keys.transpose(2, 3).float().contiguous(),
         values=state.values.float().contiguous(),
@@ -150,7 +150,7 @@ def _keep(
     assert isinstance(held.format, Quantised)
     held.write(rows, slots, tuple(part[rows, :, columns] for part in parts))
     if grids.shape[3]:
-        row, slot = (~grids[:, 0, :, 0, 0].isnan()).nonzero(as_tuple=True)
+        row, slot = (grids[:, 0, :, 0, 0] != -1.0).nonzero(as_tuple=True)
         grid = grids[row, :, slot].half()
         held.write(row, slot, (held.format.pack(held.format.codes(vectors[row, :, slot], grid)), grid))
 

@@ -41,7 +41,7 @@ class Row:
             cap, store and scope it goes, 0 to 1 and beyond (DESIGN §9). NaN where the grid has not both, and where the
             second is not better than the first beyond doubt.
         spread_low, spread_high: least and greatest value among the seeds; NaN with one seed.
-        binding: share of requests for which a pair was evicted or hidden, 0 to 1.
+        binding: share of requests for which a pair was evicted, hidden or kept in other numbers, 0 to 1.
         bound: whether any was: where not, the row is the full cache's and says nothing of the cell.
         same_as: the row of the cell that is the same computation and was run for this one; empty for one run itself.
         kv_bytes, sketch_bytes, total_bytes: of one sequence, all layers, steady; sketch_bytes are the table's, or of

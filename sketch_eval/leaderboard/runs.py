@@ -190,7 +190,7 @@ class Sweep:
     @cached_property
     def _ceilings(self) -> dict[tuple[Any, ...], CacheConfig]:
         """By cap, store and scope, the grid's `clairvoyant`."""
-        wanted = {"strategy": "topk", "topk": None, **CONTROLS["clairvoyant"]}
+        wanted = {"strategy": "topk", "topk": None, "normalize": "none", **CONTROLS["clairvoyant"]}
         cells = [cell for cell in self.grid.expand() if wanted.items() <= cell.model_dump().items()]
         return {(*_size(cell), cell.scope): computation(cell) for cell in cells}
 
@@ -304,7 +304,7 @@ class Sweep:
 
 def _size(cell: CacheConfig) -> tuple[int | None, str, int]:
     """What cells are compared at: the cap, and how pairs are kept."""
-    return cell.max_cache_size, cell.store, cell.store_group
+    return cell.max_cache_size, cell.store, computation(cell).store_group
 
 
 def _cell_columns(cell: CacheConfig) -> dict[str, Any]:

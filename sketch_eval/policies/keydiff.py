@@ -6,12 +6,15 @@ import torch
 
 from sketch_eval.policies.base import Pairs, Policy, flat
 
+STEPS = 4096
+"""How many cosines are told apart between 0 and 1."""
+
 
 class KeyDifference(Policy):
     """One minus the cosine of a row's concatenated key with the mean of the held keys' directions.
 
-    KeyDiff (Park et al., 2025): what is unlike the mean is distinctive, and is kept. The one is there to make estimates
-    positive, and changes no order.
+    KeyDiff (Park et al., 2025): what is unlike the mean is distinctive, and is kept. Cosines within the same 4096th are
+    ties, which go to the oldest in every execution: two keys alone are as near to their mean as each other.
     """
 
     name = "keydiff"
@@ -23,7 +26,8 @@ class KeyDifference(Policy):
         assert pairs.keys is not None
         directions = torch.nn.functional.normalize(flat(pairs.keys), dim=-1)
         anchor = (directions * (pairs.positions >= 0)[:, :, None]).sum(1)
-        return 1 - torch.einsum("rnd,rd->rn", directions, torch.nn.functional.normalize(anchor, dim=-1))
+        cosine = torch.einsum("rnd,rd->rn", directions, torch.nn.functional.normalize(anchor, dim=-1))
+        return 1 - (cosine * STEPS + 0.5).floor() / STEPS
 
     def estimate(self, tags: torch.Tensor) -> torch.Tensor:
         return tags

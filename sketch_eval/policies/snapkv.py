@@ -42,7 +42,7 @@ class ObservationWindow(Policy):
         held = tags >= 0
         for offset in range(-REACH, REACH + 1):
             there = (tags[:, :, None] + offset == tags[:, None]) & held[:, None]
-            pooled += torch.einsum("rst,rt->rs", there.float(), mass)
+            pooled += torch.where(there, mass[:, None], 0.0).sum(2)
         return pooled / (2 * REACH + 1)
 
     def arrive(self, slot: torch.Tensor) -> None:

@@ -73,7 +73,7 @@ def remember(source, memory, moments, weight, first, second, query, keys, mass, 
 @compiled
 def renew(  # type: ignore[no-untyped-def]
     source, scores, memory, weight, first, second, sizes, keys, norms, positions, where, anchor, part, exponent, power,
-    t, reach, m,
+    t, reach, steps, m,
 ):  # fmt: skip
     """scores ← the estimates of m pairs when token t has come."""
     if source == VATP:
@@ -135,4 +135,5 @@ def renew(  # type: ignore[no-untyped-def]
                     scores[s] += anchor[d] * keys[h, d, s]
         size = max(np.sqrt(size), F(1e-12))
         for s in range(m):
-            scores[s] = F(1.0) - scores[s] * part[s] / size
+            cosine = scores[s] * part[s] / size
+            scores[s] = F(1.0) - np.floor(cosine * F(steps) + F(0.5)) / F(steps)

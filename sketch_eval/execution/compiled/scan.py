@@ -33,6 +33,7 @@ from sketch_eval.execution.compiled.sources import (
     VATP,
 )  # fmt: skip
 from sketch_eval.policies.fold_turned import STEPS
+from sketch_eval.policies.keydiff import STEPS as COSINES
 from sketch_eval.policies.snapkv import REACH
 
 MAX_GAIN = F(2.0**40)
@@ -43,7 +44,7 @@ def scan_for(source: int, fate: int) -> Any:
     """The loop for a source of importance and a fate, both of `sources`: they are constants of its machine code."""
     sketched, folds, turns, code = source <= RACE_QUERIES, fate != DROP, fate == FOLD_TURNED, version()
     normed, renewed, expected = folds or source in (KNORM, KEYDIFF), source >= VATP, source == EXPECTED
-    weighs, reach = folds and fate != FOLD_UNWEIGHTED, REACH
+    weighs, reach, cosines = folds and fate != FOLD_UNWEIGHTED, REACH, COSINES
     steps = STEPS if turns else 0  # Closed over, so that a change of it in its own file is seen too.
 
     @kept(SIGNATURE)
@@ -132,8 +133,8 @@ def scan_for(source: int, fate: int) -> Any:
                 else:
                     scores[slot] = tokens.scores[unit, i]
                 if folds:
-                    key_grids[:, slot] = F(np.nan)
-                    value_grids[:, slot] = F(np.nan)
+                    key_grids[:, slot] = F(-1.0)
+                    value_grids[:, slot] = F(-1.0)
                     counts[slot] = F(1.0)
                     logn[slot] = F(0.0)
                 if normed:
@@ -170,6 +171,7 @@ def scan_for(source: int, fate: int) -> Any:
                             power,
                             t,
                             reach,
+                            cosines,
                             m,
                         )
                     for s in range(m):
@@ -239,6 +241,7 @@ def scan_for(source: int, fate: int) -> Any:
                         power,
                         t,
                         reach,
+                        cosines,
                         m,
                     )
                 victim = least(source, table, cells, gain, row, scores, positions, t, rules.by_age, sinks, recent, m)
