@@ -178,7 +178,18 @@ class LayerState:
         """The policy's tags of what every slot holds now; anything for a free slot."""
         names = self.names()
         items = names.clamp(min=0) if self.items is None else self.items.long()
-        return self.policy.tags(items, self.show(names, None, self.keys, self.values))
+        observes = self.policy.observes  # What is quantised is read only where it is wanted.
+        keys, values = (self.keys if "keys" in observes else None), (self.values if "values" in observes else None)
+        return self.policy.tags(items, Pairs(names, None, keys, values))
+
+    def importance(self, age: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+        """Importance of every slot, float32 `[rows, slots]`, of pairs of given ages; anything for a free one.
+
+        An estimate that is not a number is below all that are: a defect in the numbers must not protect a pair.
+        """
+        estimate = self.policy.estimate(tags)
+        importance = estimate / (age + 1) if self.cell.normalize == "age" else estimate
+        return importance.masked_fill(importance.isnan(), float("-inf"))
 
     def names(self) -> torch.Tensor:
         """What tells a row's pairs apart and says which is older, int64 `[rows, slots]`, -1 for a free slot.

@@ -46,7 +46,7 @@ def measure(layer: Layer, cell: CacheConfig) -> Measures:
 
 
 @dataclass(frozen=True)
-class Attended:
+class Compared:
     """A layer's attention, beside that of the full cache for the same queries.
 
     Attributes:
@@ -61,7 +61,7 @@ class Attended:
     to_come: list[torch.Tensor]
 
 
-def _attention(layer: Layer, cell: CacheConfig) -> Attended:
+def _attention(layer: Layer, cell: CacheConfig) -> Compared:
     assert cell.max_cache_size is not None
     heads, length = layer.k.shape[:2]
     plain = not FATES[cell.strategy].counts and cell.visible is None
@@ -92,10 +92,10 @@ def _attention(layer: Layer, cell: CacheConfig) -> Attended:
     if not plain:
         means["kl"] = [math.nan] * heads
     later = torch.stack(given).flip(0).cumsum(0).flip(0)
-    return Attended(means, exact[1:], [*later[1:], torch.zeros_like(later[0])])
+    return Compared(means, exact[1:], [*later[1:], torch.zeros_like(later[0])])
 
 
-def _ranking(layer: Layer, cell: CacheConfig, unit: int, attended: Attended) -> dict[str, float]:
+def _ranking(layer: Layer, cell: CacheConfig, unit: int, attended: Compared) -> dict[str, float]:
     """What a unit's estimates are worth, and how old the pairs are that it holds."""
     assert cell.max_cache_size is not None
     sinks, recent = cell.protected(cell.max_cache_size)

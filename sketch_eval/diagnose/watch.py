@@ -86,9 +86,8 @@ def watch(model: PreTrainedModel, cell: CacheConfig, tokens: torch.Tensor) -> li
         for layer, found in zip(cache.layers, looks, strict=True):
             state = layer.state
             positions = state.positions.long()
-            estimate = state.policy.estimate(state.tags())
-            importance = estimate / (length - positions) if cell.normalize == "age" else estimate
-            found.append(Look(length, positions.clone(), importance.clone()))
+            importance = state.importance(length - 1 - positions, state.tags())
+            found.append(Look(length, positions, importance))
     layers = []
     for number, (calls, found) in enumerate(zip(cache.calls, looks, strict=True)):
         q, k, v, output = (torch.cat(kind, 2)[0].float() for kind in zip(*calls, strict=True))

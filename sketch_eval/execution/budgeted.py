@@ -77,9 +77,7 @@ def _bound(state: LayerState, live: torch.Tensor, t: torch.Tensor, trace: Trace,
     stored, age = (position >= 0) & live[:, None], t[:, None] - position
     full = stored.sum(1) > state.cell.max_cache_size * state.owning
     unprotected = stored & (position >= sinks) & (age >= recent)
-    estimate = state.policy.estimate(state.tags())
-    importance = estimate / (age + 1) if state.cell.normalize == "age" else estimate
-    victim = least(importance.masked_fill(importance.isnan(), float("-inf")), names, unprotected)
+    victim = least(state.importance(age, state.tags()), names, unprotected)
     at = victim[:, None]
     fellows = unprotected.scatter(1, at, False) & (state.owners == state.owners.gather(1, at))
     lines = slice(event, None, state.owning)

@@ -217,8 +217,6 @@ class Oracle:
 
     def _expected(self) -> dict[int, float]:
         """By position, the attention of a Gaussian of the queries so far, times the norm of the value."""
-        if not self.queries:
-            return {pair.position: 0.0 for pair in self.pairs}
         asked, group = torch.stack(self.queries, 1).double(), len(self.queries[0]) // len(self.pairs[0].key)
         ages = torch.arange(asked.shape[1] - 1, -1, -1, dtype=torch.float64)
         weights = self.cell.decay**ages / (self.cell.decay**ages).sum()
@@ -238,11 +236,11 @@ class Oracle:
             key = self._brought(victim, pair)
             norms = (pair.key.norm() * key.norm()).clamp(min=1e-12)
             cosine[pair.position] = ((pair.key * key).sum() / norms).item()
+            if self.cell.strategy == "aggregate_near":
+                cosine[pair.position] = float(-abs(pair.position - victim.position))
         candidates = [pair for pair in candidates if not math.isnan(cosine[pair.position])]
         if not candidates:
             return -1
-        if self.cell.strategy == "aggregate_near":
-            cosine = {pair.position: float(-abs(pair.position - victim.position)) for pair in candidates}
         if self.cell.strategy == "aggregate_turned":
             cosine = self._in_steps(cosine, decided)
         survivor = min(candidates, key=lambda pair: (-cosine[pair.position], pair.position))

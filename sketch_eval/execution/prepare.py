@@ -100,7 +100,7 @@ def prepare(state: LayerState, call: Call) -> Prepared:
         ahead = policy.ahead(call.length)
     if "scores" in held:
         scores, new_scores = held["scores"], torch.zeros_like(new_scores)
-    grids = torch.full((*state.keys.shape[:3], groups_of(state), 2), -1.0, dtype=torch.float32)
+    grids = torch.full((*state.held_keys.parts[0].shape[:3], groups_of(state), 2), -1.0, dtype=torch.float32)
     return Prepared(
         keys=state.keys.transpose(2, 3).float().contiguous(),
         values=state.values.float().contiguous(),

@@ -110,7 +110,7 @@ def _visible(
     sinks, recent = state.cell.protected(k)
     protected = (position < sinks) | (age < recent) | (age == 0)
     # Three keys, least first: a stable sort by each in turn sorts by the last, then the one before it.
-    importance = torch.where(protected, -age.float(), _importance(state, age, tags))
+    importance = torch.where(protected, -age.float(), state.importance(age, tags))
     order = position.argsort(dim=1, stable=True)
     for key in (-importance, (~protected).float(), (~stored).float()):
         order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
@@ -132,7 +132,7 @@ def _bound(
     sinks, recent = state.cell.protected(state.cell.max_cache_size)
     full = stored.all(1)
     unprotected = stored & (position >= sinks) & (age >= recent)
-    victim = least(_importance(state, age, tags), position, unprotected)
+    victim = least(state.importance(age, tags), position, unprotected)
     at = victim[:, None]
     leaves = position.gather(1, at)[:, 0]
     trace.victims[:, i] = torch.where(full, leaves, -1)
@@ -140,13 +140,3 @@ def _bound(
     into = position.gather(1, survivor.clamp(min=0)[:, None])[:, 0]
     trace.survivors[:, i] = torch.where(survivor >= 0, into, -1)
     state.positions.scatter_(1, at, torch.where(full, -1, leaves).int()[:, None])
-
-
-def _importance(state: LayerState, age: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-    """Importance of every slot, float32 `[rows, slots]`; anything for a free one.
-
-    An estimate that is not a number is below all that are: a defect in the numbers must not protect a pair.
-    """
-    estimate = state.policy.estimate(tags)
-    importance = estimate / (age + 1) if state.cell.normalize == "age" else estimate
-    return importance.masked_fill(importance.isnan(), float("-inf"))

@@ -80,7 +80,7 @@ def by_cap(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_depth(rows: pd.DataFrame) -> pd.DataFrame:
-    """As `by_cap`, with `needle_depth` from 0 (start) to 1 (end), and with the full cache, whose cap is NaN."""
+    """As `by_cap`, with `needle_depth` from 0 (start) to 1 (end), and with what has no cap, for which it is NaN."""
     return _summary(rows, ["cap", "needle_depth"], full=True)
 
 

@@ -152,6 +152,15 @@ class Policy(ABC):
         return torch.ones_like(live, dtype=torch.float32).masked_fill(live, self.cell.decay)
 
 
+STEPS = 4096
+"""How many cosines are told apart between 0 and 1, where equal ones differ by their rounding."""
+
+
+def in_steps(cosine: torch.Tensor) -> torch.Tensor:
+    """Cosines as whole numbers of steps, the nearest."""
+    return (cosine * STEPS + 0.5).floor()
+
+
 def flat(keys: torch.Tensor) -> torch.Tensor:
     """Keys `[rows, heads, n, head_dim]` with a row's heads concatenated, float32 `[rows, n, heads · head_dim]`."""
     return keys.transpose(1, 2).flatten(2).float()

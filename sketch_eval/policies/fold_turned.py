@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sketch_eval.policies.base import in_steps
 from sketch_eval.policies.fold import Fold, mean_pair
 from sketch_eval.rotary import turn
 
 if TYPE_CHECKING:
     from sketch_eval.state import LayerState
-
-STEPS = 4096
-"""How many cosines are told apart between 0 and 1."""
 
 
 class FoldTurned(Fold):
@@ -38,7 +36,7 @@ class FoldTurned(Fold):
 
     @staticmethod
     def in_steps(cosine: torch.Tensor) -> torch.Tensor:
-        return (cosine * STEPS + 0.5).floor()
+        return in_steps(cosine)
 
     @classmethod
     def merge(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sketch_eval.policies.base import Pairs, Policy, flat
-
-STEPS = 4096
-"""How many cosines are told apart between 0 and 1."""
+from sketch_eval.policies.base import STEPS, Pairs, Policy, flat, in_steps
 
 
 class KeyDifference(Policy):
@@ -27,7 +24,7 @@ class KeyDifference(Policy):
         directions = torch.nn.functional.normalize(flat(pairs.keys), dim=-1)
         anchor = (directions * (pairs.positions >= 0)[:, :, None]).sum(1)
         cosine = torch.einsum("rnd,rd->rn", directions, torch.nn.functional.normalize(anchor, dim=-1))
-        return 1 - (cosine * STEPS + 0.5).floor() / STEPS
+        return 1 - in_steps(cosine) / STEPS
 
     def estimate(self, tags: torch.Tensor) -> torch.Tensor:
         return tags

@@ -71,11 +71,13 @@ def remember(source, memory, moments, weight, first, second, query, keys, mass, 
 
 
 @compiled
-def renew(  # type: ignore[no-untyped-def]
-    source, scores, memory, weight, first, second, sizes, keys, norms, positions, where, anchor, part, exponent, power,
-    t, reach, steps, m,
-):  # fmt: skip
-    """scores ← the estimates of m pairs when token t has come."""
+def renew(source, held, scratch, t, reach, steps, m):  # type: ignore[no-untyped-def]
+    """scores ← the estimates of m pairs when token t has come; held and scratch as `scan` has them.
+
+    reach is that of `policies.snapkv`, and cosines are told apart by so many steps to a 1.
+    """
+    scores, memory, weight, first, second, sizes, keys, norms, positions, where = held
+    anchor, part, exponent, power = scratch
     if source == VATP:
         for s in range(m):
             scores[s] = memory[0, s] * sizes[0, s]

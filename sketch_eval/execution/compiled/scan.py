@@ -32,8 +32,7 @@ from sketch_eval.execution.compiled.sources import (
     SNAPKV,
     VATP,
 )  # fmt: skip
-from sketch_eval.policies.fold_turned import STEPS
-from sketch_eval.policies.keydiff import STEPS as COSINES
+from sketch_eval.policies.base import STEPS
 from sketch_eval.policies.snapkv import REACH
 
 MAX_GAIN = F(2.0**40)
@@ -44,8 +43,9 @@ def scan_for(source: int, fate: int) -> Any:
     """The loop for a source of importance and a fate, both of `sources`: they are constants of its machine code."""
     sketched, folds, turns, code = source <= RACE_QUERIES, fate != DROP, fate == FOLD_TURNED, version()
     normed, renewed, expected = folds or source in (KNORM, KEYDIFF), source >= VATP, source == EXPECTED
-    weighs, reach, cosines = folds and fate != FOLD_UNWEIGHTED, REACH, COSINES
-    steps = STEPS if turns else 0  # Closed over, so that a change of it in its own file is seen too.
+    weighs = folds and fate != FOLD_UNWEIGHTED
+    reach, cosines = REACH, STEPS  # Closed over, so that a change of them in their own files is seen too.
+    steps = STEPS if turns else 0
 
     @kept(SIGNATURE)
     def scan(q, k, v, tokens, store, rules, seen_before, decided):  # type: ignore[no-untyped-def]
@@ -76,6 +76,7 @@ def scan_for(source: int, fate: int) -> Any:
         sums = np.empty((queries if expected else 1, slots), np.float32)
         squares = np.empty((queries if expected else 1, slots), np.float32)
         sizes = np.empty((heads, slots), np.float32)
+        scratch = (vector, part, exponent, power)
         where = np.full(seen_before + length if source == SNAPKV else 1, -1, np.int32)  # slots by position
         t = seen_before - 1
 
@@ -89,6 +90,7 @@ def scan_for(source: int, fate: int) -> Any:
             cells, scores, table = store.cells[unit], store.scores[unit], store.table[unit]
             key_grids, value_grids = store.key_grids[unit], store.value_grids[unit]
             memory, moments, weight = store.memory[unit], store.moments[unit], store.weight[unit]
+            held = (scores, memory, weight, sums, squares, sizes, keys, norms, positions, where)
             first, last = unit * queries, (unit + 1) * queries
             where[:] = -1
             gain = F(1.0)  # The table holds `gain` times its weights, so that decay need not touch every cell a step.
@@ -153,27 +155,7 @@ def scan_for(source: int, fate: int) -> Any:
                 # 2. Rank and attend.
                 if 0 < rules.visible < m:
                     if renewed:
-                        renew(
-                            source,
-                            scores,
-                            memory,
-                            weight,
-                            sums,
-                            squares,
-                            sizes,
-                            keys,
-                            norms,
-                            positions,
-                            where,
-                            vector,
-                            part,
-                            exponent,
-                            power,
-                            t,
-                            reach,
-                            cosines,
-                            m,
-                        )
+                        renew(source, held, scratch, t, reach, cosines, m)
                     for s in range(m):
                         importance[s] = worth(source, s, table, cells, gain, row, scores, positions, t, rules.by_age)
                     decided.hidden[unit, i] = mark_visible(
@@ -223,27 +205,7 @@ def scan_for(source: int, fate: int) -> Any:
                     slot = m
                     continue
                 if renewed:
-                    renew(
-                        source,
-                        scores,
-                        memory,
-                        weight,
-                        sums,
-                        squares,
-                        sizes,
-                        keys,
-                        norms,
-                        positions,
-                        where,
-                        vector,
-                        part,
-                        exponent,
-                        power,
-                        t,
-                        reach,
-                        cosines,
-                        m,
-                    )
+                    renew(source, held, scratch, t, reach, cosines, m)
                 victim = least(source, table, cells, gain, row, scores, positions, t, rules.by_age, sinks, recent, m)
                 decided.victims[unit, i] = positions[victim]
                 if folds:
