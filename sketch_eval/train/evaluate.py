@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sketch_eval.train.mixture import ANSWER, Mixture, Piece, code_words, key_values, pass_keys, repeats
+from sketch_eval.train.precision import mixed
 from sketch_eval.train.settings import Settings
 
 KINDS: dict[str, tuple[Callable[[Random, int], list[Piece]], float]] = {
@@ -28,7 +29,7 @@ def evaluate(
     The books' loss stands by itself, as `heldout_books`. The same rows at every call of one length.
     """
     report: dict[str, float] = {"length": length}
-    with torch.autocast(settings.device.split(":")[0], torch.bfloat16):
+    with mixed(settings.device):
         for name, share in {"heldout": 0.0, "heldout_books": 1.0}.items():
             if share and not len(heldout.books):
                 continue

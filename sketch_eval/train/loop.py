@@ -21,6 +21,8 @@ from sketch_eval.train import books
 from sketch_eval.train.evaluate import evaluate
 from sketch_eval.train.mixture import Mixture
 from sketch_eval.train.model import build_model
+from sketch_eval.train.muon import Muon
+from sketch_eval.train.precision import fast_dtype, mixed
 from sketch_eval.train.settings import Settings, at_step
 from sketch_eval.train.tokenizer import train_tokenizer
 
@@ -31,15 +33,14 @@ DECIDES = ("shape", "heads", "kv_heads", "seed", "tokens", "books", "kept_out", 
 def build_optimizers(model: PreTrainedModel, settings: Settings) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, and AdamW for the embeddings, the norms and the biases, which do not decay.
 
-    Muon's steps are scaled to the size of AdamW's, so that one rate does for both (K. Jordan and others, 2024; J. Liu
-    and others, "Muon is scalable for LLM training", 2025).
+    Muon's steps are scaled to the size of AdamW's, so that one rate does for both.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     matrices = [weight for weight in model.parameters() if weight.dim() == 2 and id(weight) not in embeddings]
     taken = {id(weight) for weight in matrices}
     others = [weight for weight in model.parameters() if id(weight) not in taken]
     return [
-        torch.optim.Muon(matrices, lr=settings.rate, weight_decay=settings.decay, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=settings.rate, weight_decay=settings.decay, dtype=fast_dtype(settings.device)),
         torch.optim.AdamW(others, lr=settings.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
@@ -163,7 +164,7 @@ def train_step(
     total = batch[1][:, 1:].sum()
     loss = 0.0
     for ids, weights, positions in zip(*(part.split(max(settings.micro // length, 1)) for part in batch), strict=True):
-        with torch.autocast(settings.device.split(":")[0], torch.bfloat16):
+        with mixed(settings.device):
             part = weighted_loss(model, ids, weights, positions) / total
         part.backward()
         loss += part.item()
