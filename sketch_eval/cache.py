@@ -13,8 +13,9 @@ from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance
 from sketch_eval.families import shape_of
-from sketch_eval.foresight import Foreseen, Foresight
+from sketch_eval.foresight import Attended, Foreseen, Foresight, Losses
 from sketch_eval.policies import FATES
+from sketch_eval.ranking import fitted, ranking_of
 from sketch_eval.rotary import speeds
 from sketch_eval.state import Call, LayerState, Trace, by_unit
 
@@ -23,8 +24,11 @@ def check_cell(config: PretrainedConfig, cell: CacheConfig) -> None:
     """Refuse a cell that a model cannot be held to.
 
     Raises:
-        UsageError: the cell turns rotary keys, and the model has none.
+        UsageError: the cell turns rotary keys, and the model has none; or it ranks by what was fitted to the model,
+            and nothing was.
     """
+    if cell.fitted:
+        ranking_of(config)
     if FATES[cell.strategy].turns and speeds(config, 0) is None:
         raise UsageError(
             f"strategy={cell.strategy!r} turns rotary keys, and pretrained={config.name_or_path!r} has no rotary "
@@ -167,7 +171,8 @@ class SketchCache(Cache):
         shape = shape_of(config)
         check_cell(config, cell)
         count, self._window, group = shape.layers, shape.window, shape.query_heads // shape.kv_heads
-        seen, turns = foresight or {}, FATES[cell.strategy].turns
+        seen: Foreseen = fitted(config) if cell.fitted else foresight or {}
+        turns = FATES[cell.strategy].turns
         super().__init__(
             layers=[
                 SketchLayer(cell, index, group, speeds(config, index) if turns else None, seen.get(index), execution)
@@ -221,9 +226,10 @@ class SketchCache(Cache):
                 f"input_ids of {len(tokens)} sequences: the cache holds {len(state.seen)}; make a cache for each batch"
             )
         foreseen = self.layers[0].foresight
-        if foreseen is not None and (not valid.all() or self._announced + tokens.shape[1] > foreseen.length):
+        of_text = foreseen if isinstance(foreseen, Attended | Losses) else None
+        if of_text is not None and (not valid.all() or self._announced + tokens.shape[1] > of_text.length):
             raise UsageError(
-                f"input_ids: importance={self.cell.importance} has seen texts of {foreseen.length} tokens without "
+                f"input_ids: importance={self.cell.importance} has seen texts of {of_text.length} tokens without "
                 "padding; give these, and nothing after them"
             )
         self._tokens, self._valid = tokens, valid

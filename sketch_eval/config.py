@@ -102,6 +102,8 @@ class CacheConfig(BaseModel):
         if self.scope == "budget" and not POLICIES[self.importance].budgeted:
             able = ", ".join(name for name, policy in POLICIES.items() if policy.budgeted)
             raise ValueError(f"scope=budget goes with importance={able}; give another scope with {self.importance}")
+        if self.scope != "head" and POLICIES[self.importance].fitted:
+            raise ValueError(f"importance={self.importance} was fitted to each head by itself; give scope=head with it")
         if self.scope == "budget" and self.topk is not None:
             raise ValueError(f"topk={self.topk} goes with scope=layer or head; leave topk out with scope=budget")
         if self.conservative and "conservative" not in POLICIES[self.importance].reads:
@@ -162,6 +164,11 @@ class CacheConfig(BaseModel):
         return "" if self.max_cache_size is None else POLICIES[self.importance].foresees
 
     @property
+    def fitted(self) -> bool:
+        """Whether it needs numbers that were fitted to the model."""
+        return self.max_cache_size is not None and POLICIES[self.importance].fitted
+
+    @property
     def ranks(self) -> bool:
         """Whether `importance` ever has a choice: of two victims or more, or of pairs to see."""
         if self.max_cache_size is None:
@@ -214,7 +221,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "knorm": {"importance": "knorm"},
     "h2o": {"importance": "exact", "decay": 1.0, "scope": "head"},
     "exact": {"importance": "exact"},
-    **{name: {"importance": name, "scope": "head"} for name in ("vatp", "snapkv", "expected", "keydiff")},
+    **{name: {"importance": name, "scope": "head"} for name in ("vatp", "snapkv", "expected", "keydiff", "learned")},
     "surprisal": {"importance": "surprisal"},
     "clairvoyant": {"importance": "clairvoyant", "sinks": 0, "recent": 1},
     **{name: {"max_cache_size": None, "store": name} for name in BITS},

@@ -69,8 +69,19 @@ class Attended:
         return scores.softmax(-1).unflatten(1, (units, -1)).flatten(2, 3).mean(2).flatten(0, 1)
 
 
-Foresight = Attended | Losses
-"""What is known of a text."""
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted to the model whose layer it is: nothing of a text, so that it serves any.
+
+    Attributes:
+        coefficients: float32 `[kv_heads, features]`.
+    """
+
+    coefficients: torch.Tensor
+
+
+Foresight = Attended | Losses | Fitted
+"""What is known before the text begins."""
 
 Foreseen = Mapping[int, Foresight]
 """The same, by layer."""

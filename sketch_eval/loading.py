@@ -14,6 +14,7 @@ from sketch_eval.cache import check_cell
 from sketch_eval.config import CacheConfig, nearest
 from sketch_eval.errors import UsageError, sentence
 from sketch_eval.families import FAMILIES, check
+from sketch_eval.ranking import check_weights
 
 _HARMLESS = {"batch_size", "max_batch_size", "logits_cache", "max_cpu_memory", "max_memory_per_gpu", "offload_folder"}
 """Arguments of HFLM that decide no score."""
@@ -79,6 +80,8 @@ class LoadedLM(HFLM):
         self.transformer = unwrap(self.model)
         if self.cell.max_cache_size is not None:
             attention.enable(self.transformer)
+            if self.cell.fitted:
+                check_weights(self.transformer)
             if not self.cell.ranks:
                 _log.warning(self.cell.no_choice)
 

@@ -82,7 +82,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-ASIDE = ("commands", "configs", "grid", "leaderboard", "startup", "statistics", "sweep", "tasks", "text", "train")
+ASIDE = (
+    "calibrate",
+    "commands",
+    "configs",
+    "grid",
+    "leaderboard",
+    "startup",
+    "statistics",
+    "sweep",
+    "tasks",
+    "text",
+    "train",
+)
 """Folders of this package that nothing between a request and its score passes through: what asks for runs, keeps them
 and shows them, and what makes the texts of tasks, which `code` names with each task."""
 

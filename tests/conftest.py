@@ -22,8 +22,11 @@ from transformers import (
 
 from sketch_eval.attention import enable
 from sketch_eval.evaluate.work import Job
+from sketch_eval.families import shape_of
 from sketch_eval.grid.grid import Block, Grid, read
 from sketch_eval.leaderboard.write import write
+from sketch_eval.policies.learned import FEATURES
+from sketch_eval.ranking import NAME, Ranking, norms_of
 from sketch_eval.sweep.run import Here, sweep
 
 # The same examples everywhere: a test must not fail for another machine's luck.
@@ -31,6 +34,14 @@ hypothesis.settings.register_profile("default", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("default")
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def give_ranking(model: PreTrainedModel) -> None:
+    """Write a random ranking for importance=learned into a model's config."""
+    shape = shape_of(model.config)
+    coefficients = torch.randn(shape.layers, shape.kv_heads, len(FEATURES), generator=torch.Generator().manual_seed(0))
+    ranking = Ranking(features=FEATURES, coefficients=coefficients.tolist(), norms=norms_of(model), made={})
+    setattr(model.config, NAME, ranking.model_dump(mode="json"))
 
 
 def tiny_gpt2(
@@ -48,6 +59,7 @@ def tiny_gpt2(
     config = GPT2Config(**sizes, initializer_range=0.25, bos_token_id=0, eos_token_id=0)
     model = GPT2LMHeadModel(config).eval()
     enable(model)
+    give_ranking(model)
     return model
 
 
@@ -61,6 +73,7 @@ def tiny_llama(seed: int, layers: int = 2, heads: int = 8, kv_heads: int = 2, vo
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     enable(model)
+    give_ranking(model)
     return model
 
 

@@ -97,17 +97,17 @@ def assert_follows_oracle(
 USUAL: list[dict[str, Any]] = [{"strategy": "topk"}, {"strategy": "aggregate"}, *HIDING]
 """Fates that every ranking meets; the other ways to fold meet a few, for each pair of the two is compiled."""
 MATRIX = [
-    (which, least, fate, importance, item)
+    (which, least, fate, importance, item, scope)
     for which, least, fates in (("model", 0.9, UNTURNED), ("grouped", 0.8, WAYS))
     for fate in fates
     for importance, item in RANKINGS
     if fate in USUAL or (importance, item) in (("count_min", "position"), ("exact", "position"), ("knorm", "position"))
+    for scope in (("head",) if POLICIES[importance].fitted else ("layer", "head"))
 ]
 """A random GPT-2, and a Llama of which eight query heads share two key/value heads, with the least share compared."""
 
 
-@pytest.mark.parametrize(("which", "least", "fate", "importance", "item"), MATRIX, ids=str)
-@pytest.mark.parametrize("scope", ["layer", "head"])
+@pytest.mark.parametrize(("which", "least", "fate", "importance", "item", "scope"), MATRIX, ids=str)
 def test_decode_and_scan_decide_as_the_oracle(
     request: pytest.FixtureRequest,
     which: str,

@@ -26,6 +26,7 @@ from sketch_eval.evaluate.tasks import LoadedTask, load_tasks
 from sketch_eval.grid.cells import cell_arguments, cell_name
 from sketch_eval.grid.grid import Grid, Model
 from sketch_eval.lm import SketchHF
+from sketch_eval.ranking import check_weights
 from sketch_eval.statistics import AGGREGATIONS
 
 
@@ -110,8 +111,11 @@ class Worker:
         # Now: the code is loaded, though the checkout may move on.
         self.commit, self.sources = provenance.commit(), provenance.sources()
         self.lm = SweepLM(**grid.model.arguments(), max_cache_size=None)
-        for cell in grid.expand():
+        cells = grid.expand()
+        for cell in cells:
             check_cell(self.lm.transformer.config, cell)
+        if any(cell.fitted for cell in cells):
+            check_weights(self.lm.transformer)
 
     @cached_property
     def about(self) -> About:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from sketch_eval.config import CacheConfig
-from sketch_eval.foresight import Attended, Losses
+from sketch_eval.foresight import Attended, Fitted, Losses
 from sketch_eval.hashing import sign_hash, uniform
 from sketch_eval.policies.items import KEY_BITS
 from sketch_eval.sketches import CountMinSketch, CountSketch, RaceSketch, Sketch
@@ -17,7 +17,7 @@ from sketch_eval.state import Call, LayerState, Trace
 
 SPELT = (
     *("count_min", "count_sketch", "race", "race_queries", "exact", "last", "recency", "random", "knorm", "vatp"),
-    *("snapkv", "expected", "keydiff", "surprisal", "clairvoyant"),
+    *("snapkv", "expected", "keydiff", "fold_cost", "learned", "surprisal", "clairvoyant"),
 )
 """The policies that it knows: each has its own words here."""
 
@@ -78,6 +78,7 @@ class Oracle:
         attention: of the full cache's queries over the same text, the mass of each pair up to the query's own, one
             after the other; None unless importance=clairvoyant.
         losses: what the full cache lost on each token; none unless importance=surprisal.
+        fitted: the coefficients of importance=learned, for this head.
     """
 
     def __init__(
@@ -88,10 +89,12 @@ class Oracle:
         speeds: torch.Tensor | None = None,
         attention: list[torch.Tensor] | None = None,
         losses: Sequence[float] = (),
+        fitted: Sequence[float] = (),
     ) -> None:
         assert cell.max_cache_size is not None
         self.cell, self.layer, self.cap, self.speeds = cell, layer, cell.max_cache_size, speeds
         self.attention, self.losses, self.answered = attention, losses, 0
+        self.fitted, self.tokens = fitted, list[int]()
         self.stream = layer if head is None else 2**32 * (head + 1) + layer
         self.room = self.cap
         self.pairs: list[Pair] = []
@@ -110,6 +113,7 @@ class Oracle:
 
         # 1. Append.
         self.t += 1
+        self.tokens.append(token)
         k, v = self._kept(k), self._kept(v)
         self.pairs.append(Pair(k, v, self.t, self._item(token, k)))
 
@@ -136,7 +140,7 @@ class Oracle:
             self.sketch.scale(cell.decay)
             self.sketch.update(torch.stack([pair.item for pair in visible])[None], mass[None])
         for pair in self.pairs:
-            if cell.importance in ("exact", "vatp"):
+            if cell.importance in ("exact", "vatp", "fold_cost"):
                 pair.score *= cell.decay
             elif cell.importance == "last":
                 pair.score = 0.0
@@ -208,6 +212,10 @@ class Oracle:
                 return 1 - math.floor(self._to_mean(pair) * 4096 + 0.5) / 4096
             case "expected":
                 return self._expected()[pair.position]
+            case "fold_cost":
+                return pair.score * (1 - math.floor(self._to_nearest(pair) * 4096 + 0.5) / 4096)
+            case "learned":
+                return self._expected_yet(pair)
             case "clairvoyant":
                 assert self.attention is not None
                 later = [float(row[pair.position]) for row in self.attention[max(self.answered, pair.position) :]]
@@ -229,6 +237,15 @@ class Oracle:
             each.append(torch.softmax(keys @ mean + torch.einsum("nd,de,ne->n", keys, spread, keys) / 2, 0) * sizes)
         found = torch.stack(each).mean(0)
         return {pair.position: float(value) for pair, value in zip(self.pairs, found, strict=True)}
+
+    def _expected_yet(self, pair: Pair) -> float:
+        """What the regression makes of a pair's past."""
+        came, by_age = self.tokens[pair.position + 1 : self.answered], pair.recent[::-1]
+        masses = [sum(weight * decay**age for age, weight in enumerate(by_age)) for decay in (1, 0.99, 0.9)]
+        sizes = [self.t - pair.position + 1, pair.key.norm().item(), pair.value.norm().item()]
+        known = [1.0, *(math.log(mass + 1e-4) for mass in masses), *(math.log(max(size, 1e-6)) for size in sizes)]
+        known.append(float(self.tokens[pair.position] in came))
+        return math.exp(sum(weight * feature for weight, feature in zip(self.fitted, known, strict=True)))
 
     def fold(self, victim: Pair, candidates: list[Pair], decided: Step) -> int:
         cosine = {}
@@ -297,7 +314,7 @@ class Oracle:
     def look_at_rounding(self, chosen: Pair, others: list[Pair], decided: Step) -> None:
         """Where estimates are alike once they are rounded, or nearly so, how near they are to being rounded otherwise.
 
-        Tenfold: a norm and a cosine are surer than estimates are that were summed over a text.
+        Tenfold or thirtyfold: a norm and a cosine are surer than estimates are that were summed over a text.
         """
         if self.cell.importance == "knorm":
             best = chosen.key.norm().item()
@@ -307,10 +324,19 @@ class Oracle:
             best = self._to_mean(chosen)
             close = {cosine for cosine in map(self._to_mean, others) if abs(cosine - best) <= 2 / 4096}
             edges = [10 * abs(cosine * 4096 % 1 - 0.5) / 4096 for cosine in {best, *close}]
+        elif self.cell.importance == "fold_cost":
+            best, step = self._estimate(chosen), chosen.score / 4096
+            alike = [pair for pair in others if abs(self._estimate(pair) - best) <= step + pair.score / 4096]
+            edges = [30 * abs(self._to_nearest(pair) * 4096 % 1 - 0.5) / 4096 for pair in {chosen, *alike}]
         else:
             return
         if len(edges) > 1:
             decided.margin = min([decided.margin, *edges])
+
+    def _to_nearest(self, pair: Pair) -> float:
+        """The cosine of a pair's key with the nearest of the others'; -1 where there is none."""
+        key, others = pair.key.flatten(), [other.key.flatten() for other in self.pairs if other is not pair]
+        return max((float(torch.cosine_similarity(key, other, dim=0)) for other in others), default=-1.0)
 
     def _to_mean(self, pair: Pair) -> float:
         """The cosine of a pair's key with the mean of the held keys' directions."""
@@ -384,12 +410,15 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
             mine, asking = slice(unit * heads, (unit + 1) * heads), slice(unit * queries, (unit + 1) * queries)
             attention = None
             losses: list[float] = []
+            fitted: list[float] = []
+            if isinstance(state.foresight, Fitted):
+                fitted = state.foresight.coefficients[unit].tolist()
             if isinstance(state.foresight, Losses):
                 losses = state.foresight.losses[b].tolist()
             if isinstance(state.foresight, Attended):
                 attention = full_attention(state.foresight, b, mine, asking)
             head = unit if state.cell.scope == "head" else None
-            store = Oracle(state.cell, state.layer, head, state.speeds, attention, losses)
+            store = Oracle(state.cell, state.layer, head, state.speeds, attention, losses, fitted)
             row = b * state.units + unit
             for i in call.valid[b].nonzero().flatten().tolist():
                 q, k, v = call.q[b, asking, i], call.k[b, mine, i], call.v[b, mine, i]

@@ -86,8 +86,9 @@ def prepare(state: LayerState, call: Call) -> Prepared:
     arriving = state.show(position, state.by_row(call.tokens), new.keys, new.values)
     items = policy.items(arriving)
     if policy.renewed:
-        new_cells, new_scores = _split(torch.zeros_like(position))
-        cells, scores = _split(torch.zeros_like(state.positions))
+        kept = torch.zeros_like(state.positions) if state.items is None else state.items
+        new_cells, new_scores = _split((torch.zeros_like(position) if state.items is None else items)[..., None])
+        cells, scores = _split(kept[..., None])
     else:
         new_cells, new_scores = _split(policy.tags(items, arriving))
         cells, scores = _split(state.tags())

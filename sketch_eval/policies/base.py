@@ -109,6 +109,8 @@ class Policy(ABC):
     foresees: ClassVar[Literal["", "attention", "losses"]] = ""
     """What it has to know of the text before it begins (`attention.foresee`), for scoring alone; empty for nothing."""
 
+    fitted: ClassVar[bool] = False
+    """Whether it ranks by numbers that were fitted to the model (`fitting.load`)."""
     budgeted: ClassVar[bool] = False
     """Whether it can rank pairs of several heads in one row's slots: scope=budget."""
     renewed: ClassVar[bool] = False

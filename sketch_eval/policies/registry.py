@@ -13,12 +13,14 @@ from sketch_eval.policies.drop import Drop
 from sketch_eval.policies.expected import ExpectedAttention
 from sketch_eval.policies.fate import Fate
 from sketch_eval.policies.fold import Fold
+from sketch_eval.policies.fold_cost import FoldCost
 from sketch_eval.policies.fold_near import FoldNear
 from sketch_eval.policies.fold_turned import FoldTurned
 from sketch_eval.policies.fold_unweighted import FoldUnweighted
 from sketch_eval.policies.fold_values import FoldValues
 from sketch_eval.policies.keydiff import KeyDifference
 from sketch_eval.policies.knorm import KeyNorm
+from sketch_eval.policies.learned import Learned
 from sketch_eval.policies.random import Random
 from sketch_eval.policies.recency import Recency
 from sketch_eval.policies.sketched import SKETCHED
@@ -37,6 +39,8 @@ _POLICIES: tuple[type[Policy], ...] = (
     ObservationWindow,
     ExpectedAttention,
     KeyDifference,
+    FoldCost,
+    Learned,
     Surprisal,
     Clairvoyant,
 )

@@ -14,7 +14,7 @@ class Tokens(NamedTuple):
 
     Attributes:
         valid: bool `[tokens]`.
-        cells: int32 `[units, tokens, depth]`, the tokens' cells in the tables; unused without a sketch.
+        cells: int32 `[units, tokens, depth]`, the tokens' cells in the tables, or with LEARNED their ids; else unused.
         scores: float32 `[units, tokens]`, the tokens' first scores; unused with a sketch.
         ahead: float32 `[units, tokens, text]`, with FORESEEN the score of every position after each token.
         asked: int32 `[units, tokens, depth]`, with RACE_QUERIES the queries' cells in the tables.

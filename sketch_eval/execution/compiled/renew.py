@@ -6,18 +6,25 @@ import numpy as np
 
 from sketch_eval.execution.compiled.jit import F, compiled
 from sketch_eval.execution.compiled.maths import exp, products
-from sketch_eval.execution.compiled.sources import EXPECTED, KEYDIFF, SNAPKV, VATP
+from sketch_eval.execution.compiled.sources import EXPECTED, FOLD_COST, KEYDIFF, LEARNED, SNAPKV, VATP
 
 
 @compiled
 def measure(source, values, sizes, s):  # type: ignore[no-untyped-def]
-    """sizes[:, s] ← the norms of the values in slot s: with VATP that of all heads together, by absolute numbers."""
+    """sizes[:, s] ← the norms of the values in slot s: with VATP and LEARNED that of all heads together, with VATP by
+    absolute numbers."""
     if source == VATP:
         total = F(0.0)
         for h in range(values.shape[0]):
             for d in range(values.shape[2]):
                 total += abs(values[h, s, d])
         sizes[0, s] = total
+    if source == LEARNED:
+        total = F(0.0)
+        for h in range(values.shape[0]):
+            for d in range(values.shape[2]):
+                total += values[h, s, d] * values[h, s, d]
+        sizes[0, s] = np.sqrt(total)
     if source == EXPECTED:
         for h in range(values.shape[0]):
             total = F(0.0)
@@ -44,11 +51,18 @@ def recall(moments, keys, first, second, s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def remember(source, memory, moments, weight, first, second, query, keys, mass, part, decay, m):  # type: ignore[no-untyped-def]
-    """Take in a query: the mass that it gave each of m pairs, and, with EXPECTED, itself, scaled."""
-    if source == VATP:
+def remember(source, memory, moments, weight, first, second, query, keys, mass, part, decay, decays, m):  # type: ignore[no-untyped-def]
+    """Take in a query: the mass that it gave each of m pairs, and, with EXPECTED, itself, scaled.
+
+    decays are those of `policies.learned`.
+    """
+    if source in (VATP, FOLD_COST):
         for s in range(m):
             memory[0, s] = memory[0, s] * decay + mass[s]
+    if source == LEARNED:
+        for j in range(len(decays)):
+            for s in range(m):
+                memory[j, s] = memory[j, s] * decays[j] + mass[s]
     if source == SNAPKV:
         last = memory.shape[0] - 1
         for j in range(last):
@@ -71,16 +85,30 @@ def remember(source, memory, moments, weight, first, second, query, keys, mass, 
 
 
 @compiled
-def renew(source, held, scratch, t, reach, steps, m):  # type: ignore[no-untyped-def]
+def renew(source, held, scratch, t, reach, steps, least, m):  # type: ignore[no-untyped-def]
     """scores ← the estimates of m pairs when token t has come; held and scratch as `scan` has them.
 
-    reach is that of `policies.snapkv`, and cosines are told apart by so many steps to a 1.
+    reach is that of `policies.snapkv`, cosines are told apart by so many steps to a 1, and least is that of
+    `policies.learned`. With FOLD_COST first[0] is what `near` keeps.
     """
     scores, memory, weight, first, second, sizes, keys, norms, positions, where = held
     anchor, part, exponent, power = scratch
     if source == VATP:
         for s in range(m):
             scores[s] = memory[0, s] * sizes[0, s]
+    if source == FOLD_COST:
+        for s in range(m):
+            scores[s] = memory[0, s] * (F(1.0) - first[0, s] / F(steps))
+    if source == LEARNED:
+        last = memory.shape[0] - 1
+        for s in range(m):
+            total = weight[0] + weight[last + 4] * memory[last, s]
+            for j in range(last):
+                total += weight[j + 1] * np.log(memory[j, s] + least)
+            total += weight[last + 1] * np.log(F(t - positions[s] + 1))
+            total += weight[last + 2] * np.log(max(norms[s], F(1e-6)))
+            total += weight[last + 3] * np.log(max(sizes[0, s], F(1e-6)))
+            scores[s] = np.exp(total)
     if source == SNAPKV:
         for s in range(m):
             part[s] = F(0.0)

@@ -12,6 +12,7 @@ from sketch_eval.execution.compiled.choose import least, mark_visible, worth
 from sketch_eval.execution.compiled.fold import merge, nearest, nearest_in_place, turn
 from sketch_eval.execution.compiled.jit import F, kept, version
 from sketch_eval.execution.compiled.maths import norm, to_12_digits
+from sketch_eval.execution.compiled.near import find_nearest, has_come, has_gone
 from sketch_eval.execution.compiled.quantise import quantise
 from sketch_eval.execution.compiled.records import SIGNATURE
 from sketch_eval.execution.compiled.renew import measure, recall, remember, renew
@@ -20,6 +21,7 @@ from sketch_eval.execution.compiled.sources import (
     DROP,
     EXACT,
     EXPECTED,
+    FOLD_COST,
     FOLD_NEAR,
     FOLD_TURNED,
     FOLD_UNWEIGHTED,
@@ -28,11 +30,13 @@ from sketch_eval.execution.compiled.sources import (
     KEYDIFF,
     KNORM,
     LAST,
+    LEARNED,
     RACE_QUERIES,
     SNAPKV,
     VATP,
 )  # fmt: skip
 from sketch_eval.policies.base import STEPS
+from sketch_eval.policies.learned import DECAYS, LEAST
 from sketch_eval.policies.snapkv import REACH
 
 MAX_GAIN = F(2.0**40)
@@ -42,9 +46,15 @@ MAX_GAIN = F(2.0**40)
 def scan_for(source: int, fate: int) -> Any:
     """The loop for a source of importance and a fate, both of `sources`: they are constants of its machine code."""
     sketched, folds, turns, code = source <= RACE_QUERIES, fate != DROP, fate == FOLD_TURNED, version()
-    normed, renewed, expected = folds or source in (KNORM, KEYDIFF), source >= VATP, source == EXPECTED
+    normed, renewed, expected = (
+        folds or source in (KNORM, KEYDIFF, FOLD_COST, LEARNED),
+        source >= VATP,
+        source == EXPECTED,
+    )
     weighs = folds and fate != FOLD_UNWEIGHTED
-    reach, cosines = REACH, STEPS  # Closed over, so that a change of them in their own files is seen too.
+    # Closed over, so that a change of them in their own files is seen too.
+    reach, cosines, least_mass = REACH, STEPS, F(LEAST)
+    decays = tuple(F(decay) for decay in DECAYS)
     steps = STEPS if turns else 0
 
     @kept(SIGNATURE)
@@ -77,6 +87,7 @@ def scan_for(source: int, fate: int) -> Any:
         squares = np.empty((queries if expected else 1, slots), np.float32)
         sizes = np.empty((heads, slots), np.float32)
         scratch = (vector, part, exponent, power)
+        which = np.full(slots, -1, np.int32)
         where = np.full(seen_before + length if source == SNAPKV else 1, -1, np.int32)  # slots by position
         t = seen_before - 1
 
@@ -111,6 +122,10 @@ def scan_for(source: int, fate: int) -> Any:
                         recall(moments, keys, sums, squares, s)
                 elif slot < 0:
                     slot = s
+            if source == FOLD_COST:
+                for s in range(slots):
+                    if positions[s] >= 0:
+                        find_nearest(s, sums[0], which, keys, norms, positions, vector, importance, part, cosines)
             t = seen_before - 1
 
             for i in range(length):
@@ -129,10 +144,10 @@ def scan_for(source: int, fate: int) -> Any:
                         values[h, slot, d] = v[i, unit * heads + h, d]
                 positions[slot] = t
                 m += 1
-                if sketched:
+                if sketched or source == LEARNED:
                     for r in range(depth):
                         cells[slot, r] = tokens.cells[unit, i, r]
-                else:
+                if not sketched:
                     scores[slot] = tokens.scores[unit, i]
                 if folds:
                     key_grids[:, slot] = F(-1.0)
@@ -143,11 +158,13 @@ def scan_for(source: int, fate: int) -> Any:
                     norms[slot] = norm(keys, slot)
                 if turns:
                     turn(keys, level, slot, -t, rules.speeds)
+                if source == FOLD_COST:
+                    has_come(slot, sums[0], which, keys, norms, positions, vector, importance, part, cosines)
                 if source == SNAPKV:
                     where[t] = slot
                 if renewed:
                     measure(source, values, sizes, slot)
-                    if source in (VATP, SNAPKV):
+                    if source in (VATP, SNAPKV, FOLD_COST, LEARNED):
                         memory[:, slot] = F(0.0)
                 if expected:
                     recall(moments, keys, sums, squares, slot)
@@ -155,7 +172,7 @@ def scan_for(source: int, fate: int) -> Any:
                 # 2. Rank and attend.
                 if 0 < rules.visible < m:
                     if renewed:
-                        renew(source, held, scratch, t, reach, cosines, m)
+                        renew(source, held, scratch, t, reach, cosines, least_mass, m)
                     for s in range(m):
                         importance[s] = worth(source, s, table, cells, gain, row, scores, positions, t, rules.by_age)
                     decided.hidden[unit, i] = mark_visible(
@@ -198,14 +215,32 @@ def scan_for(source: int, fate: int) -> Any:
                     for s in range(m):
                         scores[s] = mass[s]
                 elif renewed:
-                    remember(source, memory, moments, weight, sums, squares, query, keys, mass, part, rules.decay, m)
+                    remember(
+                        source,
+                        memory,
+                        moments,
+                        weight,
+                        sums,
+                        squares,
+                        query,
+                        keys,
+                        mass,
+                        part,
+                        rules.decay,
+                        decays,
+                        m,
+                    )
+                    if source == LEARNED:
+                        for s in range(m):
+                            if cells[s, 0] == cells[slot, 0] and positions[s] < t:
+                                memory[len(decays), s] = F(1.0)
 
                 # 4. Bound.
                 if m < slots:
                     slot = m
                     continue
                 if renewed:
-                    renew(source, held, scratch, t, reach, cosines, m)
+                    renew(source, held, scratch, t, reach, cosines, least_mass, m)
                 victim = least(source, table, cells, gain, row, scores, positions, t, rules.by_age, sinks, recent, m)
                 decided.victims[unit, i] = positions[victim]
                 if folds:
@@ -239,11 +274,15 @@ def scan_for(source: int, fate: int) -> Any:
                             measure(source, values, sizes, into)
                         if expected:
                             recall(moments, keys, sums, squares, into)
+                        if source == FOLD_COST:
+                            has_come(into, sums[0], which, keys, norms, positions, vector, importance, part, cosines)
                         if source == KNORM:
                             scores[into] = -to_12_digits(norms[into])
                 if source == SNAPKV:
                     where[positions[victim]] = -1
                 positions[victim] = -1
+                if source == FOLD_COST:
+                    has_gone(victim, sums[0], which, keys, norms, positions, vector, importance, part, cosines)
                 m -= 1
                 slot = victim
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 COUNT_MIN, COUNT_SKETCH, RACE, RACE_QUERIES, EXACT, LAST, FIXED, KNORM, FORESEEN = range(9)
-VATP, SNAPKV, EXPECTED, KEYDIFF = range(9, 13)
+VATP, SNAPKV, EXPECTED, KEYDIFF, FOLD_COST, LEARNED = range(9, 15)
 
 SOURCES = {
     "count_min": COUNT_MIN,
@@ -20,6 +20,8 @@ SOURCES = {
     "snapkv": SNAPKV,
     "expected": EXPECTED,
     "keydiff": KEYDIFF,
+    "fold_cost": FOLD_COST,
+    "learned": LEARNED,
     "clairvoyant": FORESEEN,
 }
 """Up to RACE_QUERIES they are sketches. FIXED: the tags of a pair are its estimate and never change. From VATP on, the
