@@ -40,7 +40,8 @@ class CacheConfig(BaseModel):
         importance: what ranks the pairs (DESIGN §4).
         scope: what shares its victims: all heads of a `layer`, or each key/value `head` for itself; with `budget` each
             head keeps pairs of its own, and a layer's heads share out max_cache_size pairs a head, the least important
-            of any head leaving first (Ada-KV: Feng et al., 2024).
+            of any head leaving first (Ada-KV: Feng et al., 2024); with `entropy` they share them out by how many pairs
+            each attends to, which is the exponential of its attention's entropy.
         item: what a sketch hashes for a pair (DESIGN §1). `race` hashes key vectors whatever it says.
         sinks: the first positions, never evicted.
         recent: the newest tokens, never evicted, the newest included.
@@ -61,7 +62,7 @@ class CacheConfig(BaseModel):
     strategy: Strategy = "topk"
     topk: int | None = Field(default=None, ge=1)
     importance: Importance = "count_min"
-    scope: Literal["layer", "head", "budget"] = "layer"
+    scope: Literal["layer", "head", "budget", "entropy"] = "layer"
     item: Item = "position"
     sinks: Share = Field(default=4, ge=0, allow_inf_nan=False)
     recent: Share = Field(default=0.75, ge=0, allow_inf_nan=False)
@@ -99,13 +100,15 @@ class CacheConfig(BaseModel):
             raise ValueError(f"topk={self.topk} goes with strategy=topk; leave topk out with strategy={self.strategy}")
         if self.topk is not None and self.max_cache_size is None:
             raise ValueError(f"topk={self.topk} needs a bounded cache; give a max_cache_size or leave topk out")
-        if self.scope == "budget" and not POLICIES[self.importance].budgeted:
+        if self.shared_out and not POLICIES[self.importance].budgeted:
             able = ", ".join(name for name, policy in POLICIES.items() if policy.budgeted)
-            raise ValueError(f"scope=budget goes with importance={able}; give another scope with {self.importance}")
+            raise ValueError(
+                f"scope={self.scope} goes with importance={able}; give another scope with {self.importance}"
+            )
         if self.scope != "head" and POLICIES[self.importance].fitted:
             raise ValueError(f"importance={self.importance} was fitted to each head by itself; give scope=head with it")
-        if self.scope == "budget" and self.topk is not None:
-            raise ValueError(f"topk={self.topk} goes with scope=layer or head; leave topk out with scope=budget")
+        if self.shared_out and self.topk is not None:
+            raise ValueError(f"topk={self.topk} goes with scope=layer or head; leave topk out with scope={self.scope}")
         if self.conservative and "conservative" not in POLICIES[self.importance].reads:
             raise ValueError(f"conservative=True is a Count-Min update; leave it out with importance={self.importance}")
         if self.max_cache_size is not None:
@@ -147,6 +150,11 @@ class CacheConfig(BaseModel):
         if self.topk is None or self.max_cache_size is None or self.topk >= self.max_cache_size:
             return None
         return self.topk
+
+    @property
+    def shared_out(self) -> bool:
+        """Whether a layer's heads share out its pairs, each keeping its own."""
+        return self.scope in ("budget", "entropy")
 
     @property
     def untouched(self) -> bool:

@@ -59,8 +59,9 @@ class LayerState:
     """The store and the policy of one layer, for a batch of sequences that share nothing.
 
     What shares its victims is a *row*: with scope=layer each sequence is one, with scope=head each key/value head of
-    each sequence, so that a sequence has `units` rows, one after the other. With scope=budget a sequence is one too,
-    but a slot holds a pair of one key/value head, its owner, and there are as many slots as in all heads' budgets.
+    each sequence, so that a sequence has `units` rows, one after the other. With scope=budget or entropy a sequence is
+    one too, but a slot holds a pair of one key/value head, its owner, and there are as many slots as in all heads'
+    budgets.
 
     Slots hold pairs in no order; a free slot has position -1. Between steps at most C of the C+1 are taken.
 
@@ -75,11 +76,13 @@ class LayerState:
 
     Attributes:
         units: rows of a sequence: 1, or the number of key/value heads.
-        owning: key/value heads whose pairs are in one row's slots, each in its own: 1 unless scope=budget.
+        owning: key/value heads whose pairs are in one row's slots, each in its own: 1 unless they share out the slots.
         format: how the numbers of a pair are kept.
         held_keys, held_values: `Vectors` of shape `[rows, heads, C+1]`, with the key/value heads of a row.
         positions: int32 `[rows, C+1]`.
-        owners: int32 `[rows, slots]`, the key/value head of each slot's pair; None unless scope=budget.
+        owners: int32 `[rows, slots]`, the key/value head of each slot's pair; None unless heads share out the slots.
+        spread: float32 `[rows, kv_heads + 1]`, of each head the sum of its queries' entropies in nats, and last how
+            many queries they are of, all with the cell's decay; None unless scope=entropy.
         counts: float32 `[rows, C+1]`, tokens folded into a pair; None unless the cell's fate counts them.
         items: int32 `[rows, C+1, ...]`; None where the policy reads them off the positions.
         seen: int32 `[batch]`, tokens appended so far: the next token's position.
@@ -101,14 +104,17 @@ class LayerState:
         batch, kv_heads, _, head_dim = keys.shape
         self.cell, self.layer, self.speeds, self.foresight = cell, layer, speeds, foresight
         self.units = kv_heads if cell.scope == "head" else 1
-        self.owning = kv_heads if cell.scope == "budget" else 1
+        self.owning = kv_heads if cell.shared_out else 1
         rows, heads = batch * self.units, kv_heads // self.units // self.owning
         slots = (slots or cell.max_cache_size + 1) * self.owning
         self.format = format_of(cell.store, cell.store_group, head_dim)
         self.held_keys = Vectors(self.format, (rows, heads, slots), keys, transposed=True)
         self.held_values = Vectors(self.format, (rows, heads, slots), keys)
         self.positions = torch.full((rows, slots), -1, dtype=torch.int32, device=keys.device)
-        self.owners = torch.zeros_like(self.positions) if cell.scope == "budget" else None
+        self.owners = torch.zeros_like(self.positions) if cell.shared_out else None
+        self.spread = None
+        if cell.scope == "entropy":
+            self.spread = torch.zeros(rows, self.owning + 1, dtype=torch.float32, device=keys.device)
         self.fate = FATES[cell.strategy]
         self.counts = torch.ones(rows, slots, dtype=torch.float32, device=keys.device) if self.fate.counts else None
         self.seen = torch.zeros(batch, dtype=torch.int32, device=keys.device)
@@ -146,7 +152,7 @@ class LayerState:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor that the layer owns, by its name in the ledger, the rows or the batch leading."""
         named = self.pairs() | {"positions": self.positions, "seen": self.seen}
-        optional = {"owners": self.owners, "counts": self.counts, "items": self.items}
+        optional = {"owners": self.owners, "spread": self.spread, "counts": self.counts, "items": self.items}
         return named | {k: t for k, t in optional.items() if t is not None} | self.policy.tensors()
 
     def arrive(self, call: Call) -> Arriving:
@@ -194,7 +200,7 @@ class LayerState:
     def names(self) -> torch.Tensor:
         """What tells a row's pairs apart and says which is older, int64 `[rows, slots]`, -1 for a free slot.
 
-        The position, and with scope=budget the position times the number of heads plus the owner.
+        The position, and where heads share out the slots the position times the number of heads plus the owner.
         """
         positions = self.positions.long()
         if self.owners is None:
@@ -206,7 +212,7 @@ class LayerState:
         rows = by_unit(sequences, self.units)
         for vectors in (self.held_keys, self.held_values):
             vectors.select(rows)
-        for name in ("positions", "owners", "counts", "items"):
+        for name in ("positions", "owners", "spread", "counts", "items"):
             tensor = getattr(self, name)
             if tensor is not None:
                 setattr(self, name, tensor[rows])

@@ -25,6 +25,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "token": {"item": "token"},
     "head": {"scope": "head"},
     "budget": {"scope": "budget", "importance": "exact"},
+    "entropy": {"scope": "entropy", "importance": "exact"},
     "budget aggregate": {"scope": "budget", "importance": "vatp", "strategy": "aggregate"},
     "head aggregate": {"scope": "head", "strategy": "aggregate", "item": "key"},
     **{
@@ -184,7 +185,7 @@ def test_after_a_thousand_tokens_the_cache_owns_what_the_ledger_says(name: str) 
     )
     assert output.shape[1] == 1010
     for layer in cache.layers:
-        pooled, units = cell.scope == "budget", layer.state.units
+        pooled, units = cell.shared_out, layer.state.units
         shape = (1, 1, 130, 8) if pooled else (units, 2 // units, 65, 8)
         assert layer.keys.shape == layer.values.shape == shape
         assert layer.keys.untyped_storage().nbytes() == layer.keys.nbytes == 65 * 16 * 4

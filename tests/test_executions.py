@@ -42,7 +42,7 @@ UNTURNED: list[dict[str, Any]] = [*({"strategy": name} for name, fate in FATES.i
 """Every fate of victims but those that turn rotary keys, and what hides pairs."""
 WAYS: list[dict[str, Any]] = [*UNTURNED, *({"strategy": name} for name, fate in FATES.items() if fate.turns)]
 
-Scope = Literal["layer", "head", "budget"]
+Scope = Literal["layer", "head", "budget", "entropy"]
 
 NEAR_TIE = 1e-5
 """A choice that the oracle made by less than this, relatively, float32 may make otherwise; no more is compared."""
@@ -82,7 +82,7 @@ def assert_follows_oracle(
     compared = (margins >= NEAR_TIE).cumprod(1).bool() & mask.bool()
     rows = compared.repeat_interleave(standard.units, 0)
     # What the compiled loop has no branch for runs stepwise, whatever runs it.
-    served = cell.importance in sources.SOURCES and cell.strategy in sources.FATES and cell.scope != "budget"
+    served = cell.importance in sources.SOURCES and cell.strategy in sources.FATES and not cell.shared_out
     fast: list[Execution] = ["compiled"] if served else []
     for execution, prefill in itertools.product([*fast, "stepwise"], [None, 9]):
         logits, cache = run(model, cell, tokens, mask, execution, prefill)
@@ -165,25 +165,27 @@ BUDGETED = [(name, fate) for name, kind in POLICIES.items() if kind.budgeted for
 
 @pytest.mark.parametrize("which", ["model", "grouped"])
 @pytest.mark.parametrize(("importance", "fate"), BUDGETED)
+@pytest.mark.parametrize("scope", ["budget", "entropy"])
 def test_heads_that_share_a_budget_decide_as_the_oracle(
-    request: pytest.FixtureRequest, which: str, importance: str, fate: str
+    request: pytest.FixtureRequest, which: str, importance: str, fate: str, scope: Scope
 ) -> None:
     model = request.getfixturevalue(which)
     tokens, mask = padded_batch(model)
     if POLICIES[importance].foresees:
         mask = torch.ones_like(mask)
-    cell = small_cell(importance=importance, strategy=fate, scope="budget")
+    cell = small_cell(importance=importance, strategy=fate, scope=scope)
     compared, there = assert_follows_oracle(model, cell, tokens, mask)
     assert compared >= 0.7 * there
 
 
-def test_a_budget_is_shared_out_by_need_and_never_exceeded() -> None:
+@pytest.mark.parametrize("scope", ["budget", "entropy"])
+def test_a_budget_is_shared_out_by_need_and_never_exceeded(scope: Scope) -> None:
     """One head looks at one place over and over, the other everywhere alike, which leaves nothing of its own behind."""
     generator = torch.Generator().manual_seed(7)
     k, v = torch.randn(1, 2, 60, 8, generator=generator), torch.randn(1, 2, 60, 8, generator=generator)
     q = torch.stack((torch.zeros(60, 8), 9 * k[0, 1, :1].expand(60, 8)))[None]
     call = Call(q, k, v, torch.zeros(1, 60, dtype=torch.long), torch.ones(1, 60, dtype=torch.bool), 1.0)
-    cell = CacheConfig(max_cache_size=12, importance="exact", decay=1.0, scope="budget", sinks=0, recent=2)
+    cell = CacheConfig(max_cache_size=12, importance="exact", decay=1.0, scope=scope, sinks=0, recent=2)
     state = LayerState(cell, 0, k)
     for part in call.split(1):
         advance("auto", state, part)
@@ -200,8 +202,9 @@ def cells(draw: st.DrawFn) -> CacheConfig:
     cap = draw(st.integers(1, 14))
     sinks = draw(st.integers(0, cap))
     importance, item = draw(st.sampled_from(RANKINGS))
-    scopes: list[Scope] = ["layer", "head", "budget"]
-    scope = draw(st.sampled_from(scopes if POLICIES[importance].budgeted else scopes[:2]))
+    scopes: list[Scope] = ["head", "layer", "budget", "entropy"]
+    able = 1 if POLICIES[importance].fitted else len(scopes) if POLICIES[importance].budgeted else 2
+    scope = draw(st.sampled_from(scopes[:able]))
     strategy = draw(st.sampled_from(list(FATES)))
     return CacheConfig(
         max_cache_size=cap,
@@ -209,7 +212,7 @@ def cells(draw: st.DrawFn) -> CacheConfig:
         depth=draw(st.integers(1, 5)),
         strategy=strategy,
         scope=scope,
-        topk=draw(st.none() | st.integers(1, cap)) if FATES[strategy].hides and scope != "budget" else None,
+        topk=draw(st.none() | st.integers(1, cap)) if FATES[strategy].hides and scope in ("layer", "head") else None,
         importance=importance,
         item=item,
         sinks=sinks,

@@ -62,12 +62,15 @@ FIELDS = {
     "topk": st.sampled_from([None, 3, 8, 9]),
 }
 WAYS = [{}, {"strategy": "aggregate"}, {"normalize": "age"}, {"strategy": "aggregate", "normalize": "age"}]
-CELLS = st.builds(
-    CacheConfig,
-    importance=st.sampled_from(list(POLICIES)),
-    max_cache_size=st.just(8),
-    sinks=st.just(1),
-    **FIELDS,
+CELLS = st.sampled_from(list(POLICIES)).flatmap(
+    lambda importance: st.builds(
+        CacheConfig,
+        importance=st.just(importance),
+        scope=st.just("head" if POLICIES[importance].fitted else "layer"),
+        max_cache_size=st.just(8),
+        sinks=st.just(1),
+        **FIELDS,
+    )
 )
 
 

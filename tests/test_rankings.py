@@ -60,6 +60,17 @@ def test_keydiff_keeps_what_is_unlike_the_mean_direction_of_the_held_keys() -> N
     assert estimates(policy("keydiff", 4), held)[:3] == pytest.approx([1 - near, 1 - near, 1 - far], abs=1 / 8192)
 
 
+def test_the_cost_of_a_fold_is_mass_times_the_distance_of_the_nearest_key() -> None:
+    """Two keys at an angle whose cosine is 0.6, and one at right angles to both: a mass of 0.5, and once more half."""
+    which = policy("fold_cost", 4, head_dim=3, decay=0.5)
+    held = pairs([[2.0, 0.0, 0.0], [3.0, 4.0, 0.0], [0.0, 0.0, 1.0], [2.0, 0.0, 0.0]], positions=[0, 1, 2, -1])
+    for _ in range(2):
+        ask(which, held, mass=torch.tensor([[0.5, 0.25, 0.25, 0.0]]))
+    assert estimates(which, held)[:3] == pytest.approx([0.75 * 0.4, 0.375 * 0.4, 0.375], abs=1 / 8192)
+    alone = pairs([[1.0, 0.0, 0.0]] + [[0.0, 0.0, 0.0]] * 3, positions=[0, -1, -1, -1])
+    assert estimates(which, alone)[0] == pytest.approx(0.75 * 2)
+
+
 def test_expected_attention_is_that_of_a_gaussian_with_the_queries_moments() -> None:
     """Queries (1, 0) and (3, 0), scaled by a half: a mean of 1 and a variance of 1/4 along the first axis."""
     which = policy("expected", 3, decay=1.0)

@@ -39,8 +39,10 @@ def diagnose(grid: Grid, folder: Path, texts: int, watcher: Watcher, command: st
         UsageError: no text of a task is longer than the grid's smallest cap, or as `Worker`.
     """
     cells = [cell for cell in grid.expand() if cell.max_cache_size is not None]
-    if any(cell.scope == "budget" for cell in cells):
-        raise UsageError("scope='budget': heads share a store, of which no head has a diagnosis; leave the cells out")
+    if pooled := [cell for cell in cells if cell.shared_out]:
+        raise UsageError(
+            f"scope={pooled[0].scope!r}: heads share a store, of which no head has a diagnosis; leave the cells out"
+        )
     if not cells:
         raise UsageError("cells: none has a bound, and there is nothing to diagnose; give a max_cache_size")
     worker = Worker(grid)

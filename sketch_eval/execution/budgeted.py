@@ -1,7 +1,8 @@
-"""The step for scope=budget, in batched PyTorch operations: one store for a layer, whose heads share out its slots.
+"""The step where a layer's heads share out the slots of one store, in batched PyTorch operations.
 
-A token brings a pair for each key/value head, and as many pairs leave a full store: those that are least important,
-whosever they are. There is no compiled loop for it; a batch of sequences is what makes it quick.
+A token brings a pair for each key/value head, and as many pairs leave a full store: with scope=budget those that are
+least important, whosever they are, and with scope=entropy each time the least important one of the head that most
+exceeds its share. There is no compiled loop for it; a batch of sequences is what makes it quick.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ def _step(state: LayerState, call: Call, pairs: Arriving, i: int, trace: Trace) 
     output = torch.einsum("rhgs,rsd->rhgd", weights, state.values[:, 0].float()).flatten(1, 2)
 
     # 3. Account: the mass of a pair is its owner's queries'.
+    if state.spread is not None:
+        entropy = -torch.special.xlogy(weights, weights).sum(-1).mean(2)
+        asked = torch.nn.functional.pad(entropy, (0, 1), value=1.0) * live[:, None]
+        state.spread.mul_(torch.where(live, state.cell.decay, 1.0)[:, None]).add_(asked)
     state.policy.account(state.tags(), Attention(live, mass=weights.mean(2).sum(1), scaling=call.scaling))
 
     # 4. Bound.
@@ -77,7 +82,10 @@ def _bound(state: LayerState, live: torch.Tensor, t: torch.Tensor, trace: Trace,
     stored, age = (position >= 0) & live[:, None], t[:, None] - position
     full = stored.sum(1) > state.cell.max_cache_size * state.owning
     unprotected = stored & (position >= sinks) & (age >= recent)
-    victim = least(state.importance(age, state.tags()), names, unprotected)
+    candidates = unprotected
+    if state.spread is not None:
+        candidates = unprotected & (state.owners == _over_share(state, stored, unprotected, sinks + recent)[:, None])
+    victim = least(state.importance(age, state.tags()), names, candidates)
     at = victim[:, None]
     fellows = unprotected.scatter(1, at, False) & (state.owners == state.owners.gather(1, at))
     lines = slice(event, None, state.owning)
@@ -86,3 +94,20 @@ def _bound(state: LayerState, live: torch.Tensor, t: torch.Tensor, trace: Trace,
     into = names.gather(1, survivor.clamp(min=0)[:, None])[:, 0]
     trace.survivors[lines, i] = torch.where(survivor >= 0, into, -1).int()
     state.positions.scatter_(1, at, torch.where(full, -1, position.gather(1, at)[:, 0]).int()[:, None])
+
+
+def _over_share(state: LayerState, stored: torch.Tensor, unprotected: torch.Tensor, protected: int) -> torch.Tensor:
+    """The head, int64 `[rows]`, that most exceeds its share of the pairs, of those that have a pair to lose.
+
+    Each head's share is what is protected, and of the rest a part as large as the exponential of the mean entropy of
+    its queries' attention is in the sum over the heads: by how many pairs a head attends to.
+    """
+    assert state.owners is not None
+    assert state.spread is not None
+    assert state.cell.max_cache_size is not None
+    heads = torch.arange(state.owning, device=stored.device)
+    mine = state.owners[:, None] == heads[:, None]
+    held, able = (mine & stored[:, None]).sum(-1), (mine & unprotected[:, None]).any(-1)
+    part = (state.spread[:, :-1] / state.spread[:, -1:].clamp(min=1e-30)).softmax(-1)
+    over = held - (protected + part * (state.cell.max_cache_size - protected) * state.owning)
+    return over.masked_fill(~able, float("-inf")).argmax(1)

@@ -101,6 +101,7 @@ class Oracle:
         self.t = -1
         self.sketch = self._make_sketch()
         self.queries: list[torch.Tensor] = []
+        self.entropies: list[float] = []
 
     def step(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, token: int, scaling: float
@@ -127,6 +128,7 @@ class Oracle:
         logn = torch.tensor(tokens, dtype=torch.float32).log()
         weights = torch.softmax(torch.einsum("hd,hsd->hs", q.float(), keys) * scaling + logn, dim=-1)
         output = torch.einsum("hs,hsd->hd", weights, values)
+        self.entropies.append(float(torch.distributions.Categorical(weights.double()).entropy().mean()))
 
         # 3. Account.
         mass = weights.mean(dim=0)

@@ -1,6 +1,8 @@
-"""The oracle of scope=budget: a store for each head, and one count of the pairs of them all."""
+"""The oracle of scope=budget and scope=entropy: a store for each head, and one count of the pairs of them all."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -34,8 +36,17 @@ class HeadOracle(Oracle):
 
 
 def evict(stores: list[HeadOracle], decided: Step) -> tuple[int, int]:
-    """Let the least important pair of any head go; what it is called, and the pair that took it in, or -1."""
+    """Let the least important pair of any head go, or of the head that exceeds its share by most.
+
+    Returns:
+        What it is called, and the pair that took it in, or -1.
+    """
     candidates = [(store, pair) for store in stores for pair in store.unprotected()]
+    if stores[0].cell.scope == "entropy":
+        over = _over_share(stores)
+        most = max(dict.fromkeys(store for store, _ in candidates), key=lambda store: (over[store], -store.head))
+        decided.look_at(over[most], [over[store] for store, _ in candidates])
+        candidates = [(store, pair) for store, pair in candidates if store is most]
     importance = {pair: store.importance(pair) for store, pair in candidates}
     store, victim = min(candidates, key=lambda one: (importance[one[1]], one[1].position, one[0].head))
     decided.look_at(importance[victim], importance.values())
@@ -46,6 +57,18 @@ def evict(stores: list[HeadOracle], decided: Step) -> tuple[int, int]:
     if store.cell.strategy != "topk" and fellows:
         survivor = store.fold(victim, fellows, decided)
     return store.name(victim.position), store.name(survivor) if survivor >= 0 else -1
+
+
+def _over_share(stores: list[HeadOracle]) -> dict[HeadOracle, float]:
+    """By how many pairs each head exceeds its share, which grows with the number of pairs that it attends to."""
+    cell, protected = stores[0].cell, sum(stores[0].cell.protected(stores[0].cap))
+    wide = {}
+    for store in stores:
+        weights = [cell.decay**age for age in range(len(store.entropies))][::-1]
+        mean = sum(weight * entropy for weight, entropy in zip(weights, store.entropies, strict=True)) / sum(weights)
+        wide[store] = math.exp(mean)
+    rest = (stores[0].cap - protected) * len(stores)
+    return {store: len(store.pairs) - (protected + rest * wide[store] / sum(wide.values())) for store in stores}
 
 
 def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:

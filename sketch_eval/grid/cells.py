@@ -13,7 +13,8 @@ FULL = CacheConfig(max_cache_size=None)
 
 def depends_on(cell: CacheConfig, field: str) -> bool:
     """Whether a cell's numbers depend on an argument of its policy's own, such as `width` or `seed`."""
-    return cell.max_cache_size is not None and field in POLICIES[cell.importance].reads
+    reads = POLICIES[cell.importance].reads | ({"decay"} if cell.scope == "entropy" else set())
+    return cell.max_cache_size is not None and field in reads
 
 
 def computation(cell: CacheConfig) -> CacheConfig:
