@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import tiny_gpt2, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
@@ -176,6 +176,46 @@ def test_more_bits_are_nearer_to_the_models_own_numbers_and_eight_are_within_a_t
     off = [abs(nats[store] - nats["float"]) for store in ("int8", "int4", "int3")]
     assert off[0] < 1e-3
     assert off == sorted(off)
+
+
+@pytest.mark.parametrize("cap", [None, 12])
+def test_beams_and_padding_carry_a_quantised_store_along(cap: int | None) -> None:
+    """Of one layer, whose input no code has changed: what the beams say they scored is what scoring says."""
+    model = tiny_gpt2(seed=0, layers=1)
+    cell = CacheConfig(max_cache_size=cap, store="int4", store_group=4, strategy="aggregate", sinks=1, recent=0.5)
+
+    def cache() -> FormatCache | SketchCache:
+        return FormatCache(model.config, cell) if cap is None else SketchCache(model.config, cell)
+
+    prompts = [torch.arange(3, 33)[None], torch.arange(40, 19, -1)[None]]
+    batch = torch.cat([prompts[0], torch.nn.functional.pad(prompts[1], (9, 0))])
+    mask = torch.ones_like(batch)
+    mask[1, :9] = 0
+    options = {"max_new_tokens": 12, "num_beams": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    report = {"return_dict_in_generate": True, "output_scores": True, "length_penalty": 0.0}
+    output = model.generate(batch, attention_mask=mask, past_key_values=cache(), **options, **report)
+    for row, prompt in enumerate(prompts):
+        chosen = output.sequences[row : row + 1, 30 - prompt.shape[1] :]
+        with torch.no_grad():
+            logits = model(chosen, past_key_values=cache()).logits
+        scored = logits.log_softmax(-1)[0, prompt.shape[1] - 1 : -1].gather(1, chosen[0, prompt.shape[1] :, None])
+        assert output.sequences_scores[row].item() == pytest.approx(scored.sum().item(), abs=1e-3)
+
+
+@pytest.mark.parametrize(("store", "most"), [("int8", 0.05), ("int4", 0.5)])
+def test_over_the_layers_decode_and_scan_differ_by_single_codes(store: str, most: float) -> None:
+    """Rounding that differs in the last place before a layer makes a code another one in it, now and then."""
+    model = AutoModelForCausalLM.from_pretrained(bundled.path(), dtype=torch.float32).eval()
+    enable(model)
+    cell = CacheConfig(max_cache_size=48, store=store, importance="recency")
+    text = AutoTokenizer.from_pretrained(bundled.path())(inspect.getsource(inspect))["input_ids"][:150]
+    tokens, cache = torch.tensor([text]), SketchCache(model.config, cell)
+    with torch.no_grad():
+        scanned = model(tokens, past_key_values=SketchCache(model.config, cell)).logits
+        decoded = torch.cat([model(token, past_key_values=cache).logits for token in tokens.split(1, dim=1)], 1)
+    off = (scanned - decoded).abs().amax(2)[0]
+    assert off.max() < most
+    assert off.median() < most / 10
 
 
 def test_a_full_cache_with_fewer_bits_takes_tokens_back_and_a_bounded_one_names_it() -> None:
