@@ -112,13 +112,13 @@ def answer(tables: Tables) -> str:
     )
     lost = {cell: _listed(_losses(tables, cell)) for cell in (OLDEST, FOLDING, "window")}
     return _filled(
-        f"**A sketch is not worth its bytes here: it ranks as well as exact counts do, to within {far:.2f}% of byte "
-        f"perplexity, but at caps of {CAPS[0]} to {CAPS[-1]} pairs it needs {sketch[0]} KiB where they need "
-        f"{counts[0]} to {counts[-1]}, and neither of them beats a cache that ranks nothing and folds its oldest "
-        f"pair.** Use that cache instead (`importance=recency,sinks=0,strategy=aggregate`): with {CAP} pairs a layer "
-        f"it loses {lost[OLDEST]} of byte perplexity on the two texts below, where the sketch that folds loses "
-        f"{lost[FOLDING]}, "
-        f"and a plain window {lost['window']}."
+        f"**On the small model and the texts measured so far, a sketch is not worth its bytes: it ranks as well as "
+        f"exact counts do, to within {far:.2f}% of byte perplexity, but at caps of {CAPS[0]} to {CAPS[-1]} pairs it "
+        f"needs {sketch[0]} KiB where they need {counts[0]} to {counts[-1]}, and neither of the two beats a cache that "
+        f"ranks nothing and folds its oldest pair.** Use that cache instead "
+        f"(`importance=recency,sinks=0,strategy=aggregate`): with {CAP} pairs a layer it loses {lost[OLDEST]} of byte "
+        f"perplexity on the two texts below, where the sketch that folds loses {lost[FOLDING]}, and a window that "
+        f"drops {lost['window']}."
     )
 
 
