@@ -48,6 +48,20 @@ def test_the_arguments_of_a_cell_are_all_there_with_their_defaults() -> None:
     assert described == [(f"`{name}`", f"`{field.default}`") for name, field in CacheConfig.model_fields.items()]
 
 
+def test_what_is_said_of_the_smallest_caps_and_of_budgets_is_so() -> None:
+    cap, scope = (
+        entries[2]
+        for entries in table(read("arguments.md"), "## The cell")
+        if entries[0] in ("`max_cache_size`", "`scope`")
+    )
+    assert "13 is the smallest cap that is accepted and 17 the smallest" in cap
+    with pytest.raises(sketch_eval.UsageError):
+        CacheConfig.parse(max_cache_size=12)
+    assert [CacheConfig.parse(max_cache_size=size).ranks for size in (13, 14, 15, 16, 17)] == [False] * 4 + [True]
+    able = [name for name, policy in POLICIES.items() if policy.budgeted]
+    assert sorted(re.findall(r"`(\w+)`", scope.partition("`importance` of")[2])) == sorted(able)
+
+
 def test_the_arguments_of_the_models_are_lm_evals_with_their_defaults() -> None:
     page = read("arguments.md")
     parameters = dict(inspect.signature(HFLM.__init__).parameters)

@@ -124,3 +124,31 @@ def test_tables_that_say_the_contrary_of_a_sentence_are_refused(
 def test_tables_without_a_cell_are_refused_by_its_name(changed: Callable[..., Tables]) -> None:
     with pytest.raises(NotSoError, match="no h2o at cap 128"):
         readme.table(changed("h2o", "cell", "128", "another"))
+
+
+TRIPLE = re.compile(r"([+-]?\d+(?:\.\d+)?)%?\s+\[([+-]?\d+(?:\.\d+)?),\s+([+-]?\d+(?:\.\d+)?)\]")
+
+
+def test_every_interval_that_is_told_in_words_stands_in_a_table() -> None:
+    """Of docs/findings.md, by section: in a table that it links to, or in one of the front page's. Signs may be turned,
+    for what one cell gains another loses, and a perplexity may be told as a ratio."""
+    page = BLOCK.sub("", (ROOT / "docs" / "findings.md").read_text(encoding="utf-8"))
+    missing, found = [], 0
+    for section in page.split("\n## "):
+        known: list[list[float]] = []
+        for folder in {"tasks", "tasks-real", *re.findall(r"results/([\w-]+)/leaderboard", section)}:
+            with (ROOT / "results" / folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    for column in ("value", "difference", "to_window", "to_exact", "to_reference"):
+                        if row[f"{column}_low"]:
+                            known.append([float(row[column + end]) for end in ("", "_low", "_high")])
+                            if column == "difference":
+                                known.append([1 + number / 100 for number in known[-1]])
+        known += [[-value, -high, -low] for value, low, high in known]
+        for told in TRIPLE.finditer(section):
+            found += 1
+            off = [(float(one), 0.5 * 10.0 ** -len(one.partition(".")[2]) + 1e-9) for one in told.groups()]
+            if not any(all(abs(a - b) <= e for a, (b, e) in zip(row, off, strict=True)) for row in known):
+                missing.append(told[0])
+    assert found > 40
+    assert missing == []
