@@ -88,6 +88,7 @@ def test_the_controls_are_those_of_the_code() -> None:
 def test_the_families_are_those_of_the_code() -> None:
     (listed,) = re.findall(r"that transformers calls (.*?)\n\n", read("arguments.md"), re.DOTALL)
     assert re.findall(r"`(\w+)`", listed) == list(FAMILIES)
+    assert len(FAMILIES) == 14  # The README says "fourteen families".
 
 
 def test_every_policy_and_fate_has_a_paragraph_and_a_formula() -> None:
