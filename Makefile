@@ -7,7 +7,7 @@ PY := .venv/bin/python
 SKETCH := .venv/bin/sketch-eval
 STAMP := .venv/.installed
 
-.PHONY: install test test-slow demo train tables pages bench lint format
+.PHONY: install test test-slow demo train tables readme pages docs wheel bench lint format
 
 install: $(STAMP)
 
@@ -49,6 +49,23 @@ pages: $(STAMP)
 	rm -rf runs/pages && mkdir -p runs/pages
 	for folder in results/*/; do name=$$(basename $$folder) && $(SKETCH) page $$folder --output runs/pages/$$name && \
 		echo "<p><a href=\"$$name/leaderboard.html\">$$name</a></p>" >> runs/pages/index.html || exit 1; done
+
+# The numbers in README.md and docs/findings.md, and the picture, out of results/. After `make tables`.
+readme: $(STAMP)
+	$(PY) tools/readme.py
+
+# The documents, the tables and the API as a site in runs/site. A link that leads nowhere ends it.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+# The wheel, tried in an environment that has nothing else: lm_eval has to find the models and the tasks in it.
+wheel: $(STAMP)
+	rm -rf runs/wheel && $(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir runs/wheel .
+	$(PY) -m venv runs/wheel/clean
+	runs/wheel/clean/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt runs/wheel/*.whl
+	cd runs/wheel && clean/bin/lm_eval validate --tasks stdlib_text,recall,sketch_quick && clean/bin/lm_eval run \
+		--model sketch_gpt2 --model_args pretrained=bundled,max_cache_size=64 --tasks recall_depth_75 --limit 2 && \
+		clean/bin/sketch-eval plan demo
 
 bench: $(STAMP)
 	$(PY) benchmarks/speed.py

@@ -2,6 +2,6 @@
 
 from sketch_eval.errors import UsageError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["UsageError", "__version__"]

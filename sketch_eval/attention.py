@@ -1,4 +1,4 @@
-"""Where eviction happens: an attention function that transformers calls in place of its own (DESIGN §5).
+"""Where eviction happens: an attention function that transformers calls in place of its own (docs/design.md §5).
 
 transformers gives an attention function the queries, but neither the cache, the token ids nor the padding mask. A
 forward pre-hook on the model hands these over, as a keyword that travels with the call.

@@ -1,4 +1,4 @@
-"""The bounded cache as transformers knows caches: what `generate` and a forward pass are given (DESIGN §5)."""
+"""The bounded cache as transformers knows caches: what `generate` and a forward pass are given (docs/design.md §5)."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ class SketchCache(Cache):
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         """Output `[batch, tokens, query heads, head_dim]` of one layer's attention; the arguments are as in `Call`."""
         tokens, valid = self._tokens.to(q.device), self._valid.to(q.device)  # Layers may be on several devices.
-        # Autocast would round scores and hashes to half precision (DESIGN §2: decisions are float32).
+        # Autocast would round scores and hashes to half precision (docs/design.md §2: decisions are float32).
         with torch.autocast(q.device.type, enabled=False):
             output, trace = self.layers[layer].attend(Call(q, k, v, tokens, valid, scaling))
         if self.traced:
@@ -267,7 +267,7 @@ class SketchCache(Cache):
         return Trace.join(self._traces[layer])
 
     def nbytes(self) -> dict[str, int]:
-        """Bytes of all the tensors that the cache owns, by name, summed over the layers (DESIGN §6)."""
+        """Bytes of all the tensors that the cache owns, by name, summed over the layers (docs/design.md §6)."""
         total: Counter[str] = Counter()
         for layer in self.layers:
             if layer.state is not None:

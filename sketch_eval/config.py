@@ -1,4 +1,4 @@
-"""The cell: every choice that decides what a bounded cache keeps (DESIGN §1, §2, §4)."""
+"""The cell: every choice that decides what a bounded cache keeps (docs/design.md §1, §2, §4)."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class CacheConfig(BaseModel):
         strategy: what becomes of a victim: `topk` drops it, `aggregate` folds it into its nearest neighbour, and the
             others do so in ways of their own (`policies.FATES`).
         topk: pairs a query sees, with strategy `topk`; None, or anything from `max_cache_size` up, is all.
-        importance: what ranks the pairs (DESIGN §4).
+        importance: what ranks the pairs (docs/design.md §4).
         scope: what shares its victims: all heads of a `layer`, or each key/value `head` for itself; with `budget` each
             head keeps pairs of its own, and a layer's heads share out max_cache_size pairs a head, the least important
             of any head leaving first (Ada-KV: Feng et al., 2024); with `entropy` they share them out by how many pairs
             each attends to, which is the exponential of its attention's entropy.
-        item: what a sketch hashes for a pair (DESIGN §1). `race` hashes key vectors whatever it says.
+        item: what a sketch hashes for a pair (docs/design.md §1). `race` hashes key vectors whatever it says.
         sinks: the first positions, never evicted.
         recent: the newest tokens, never evicted, the newest included.
         normalize: `age` divides an estimate by the number of queries that its pair has met.
@@ -50,7 +50,7 @@ class CacheConfig(BaseModel):
         conservative: conservative update (Estan and Varghese, 2002), Count-Min only.
         seed: seed of every hash.
         store: how the numbers of a pair are kept: `float` as the model has them, `float16`, or `int8`, `int4` or
-            `int3`, quantised when the pair arrives (DESIGN §8). It goes with the full cache too.
+            `int3`, quantised when the pair arrives (docs/design.md §8). It goes with the full cache too.
         store_group: numbers of a head's key or value that share a scale and a zero, where they are quantised.
     """
 
@@ -145,7 +145,7 @@ class CacheConfig(BaseModel):
     def visible(self) -> int | None:
         """Pairs a query sees at most; None where every stored pair is seen.
 
-        DESIGN §7 calls topk ≥ cap the same computation as no topk at all, so it is None from the cap up.
+        docs/design.md §7 calls topk ≥ cap the same computation as no topk at all, so it is None from the cap up.
         """
         if self.topk is None or self.max_cache_size is None or self.topk >= self.max_cache_size:
             return None
@@ -234,4 +234,4 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "clairvoyant": {"importance": "clairvoyant", "sinks": 0, "recent": 1},
     **{name: {"max_cache_size": None, "store": name} for name in BITS},
 }
-"""The control ladder of DESIGN §4: what each control changes in a cell."""
+"""The control ladder of docs/design.md §4: what each control changes in a cell."""

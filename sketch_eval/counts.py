@@ -1,4 +1,4 @@
-"""What was evicted, by request and task: whether a bound was bound at all (DESIGN §1, `binding`)."""
+"""What was evicted, by request and task: whether a bound was bound at all (docs/design.md §1, `binding`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a full pass over a text that is known says of it: to policies that read it before (DESIGN §9)."""
+"""What a full pass over a text that is known says of it: to policies that read it before (docs/design.md §9)."""
 
 from __future__ import annotations
 

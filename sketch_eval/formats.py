@@ -1,4 +1,4 @@
-"""How the numbers of a pair are kept: `store` in the cell (DESIGN §8).
+"""How the numbers of a pair are kept: `store` in the cell (docs/design.md §8).
 
 A format makes of vectors `[..., head_dim]` the tensors that a store holds, its *parts*, and of these the vectors that
 queries see. Parts have the vectors' leading axes, so that a store can write the parts of one pair into a slot.

@@ -1,4 +1,4 @@
-"""The memory ledger: bytes, counted from the tensors that a cache of the cell owns (DESIGN §6)."""
+"""The memory ledger: bytes, counted from the tensors that a cache of the cell owns (docs/design.md §6)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _CACHE_OWNER = "sketch_eval:owner"
 
 
 class SketchHF(LoadedLM):
-    """A causal language model with a KV cache of at most `max_cache_size` pairs a layer (DESIGN §2).
+    """A causal language model with a KV cache of at most `max_cache_size` pairs a layer (docs/design.md §2).
 
     Every pass goes through the bounded cache, and what it met there is counted by task. The arguments and what is
     raised are `LoadedLM`'s.

@@ -1,4 +1,4 @@
-"""What one layer of a bounded cache holds, and what a step of it leaves behind (DESIGN §2, §6)."""
+"""What one layer of a bounded cache holds, and what a step of it leaves behind (docs/design.md §2, §6)."""
 
 from __future__ import annotations
 

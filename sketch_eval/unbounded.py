@@ -1,4 +1,4 @@
-"""The full cache with fewer bits a number: what users have instead of a bound (DESIGN §8)."""
+"""The full cache with fewer bits a number: what users have instead of a bound (docs/design.md §8)."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class FormatCache(Cache):
         super().__init__(layers=[FormatLayer(cell) for _ in range(shape_of(config).layers)])
 
     def nbytes(self) -> dict[str, int]:
-        """Bytes of all the tensors that the cache owns, by name, summed over the layers (DESIGN §6)."""
+        """Bytes of all the tensors that the cache owns, by name, summed over the layers (docs/design.md §6)."""
         total: dict[str, int] = {}
         for layer in self.layers:
             for name, tensor in layer.tensors().items():

@@ -1,4 +1,4 @@
-"""What a bounded cache promises its users, on random models (DESIGN §2, §5, §6)."""
+"""What a bounded cache promises its users, on random models (docs/design.md §2, §5, §6)."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_beam_search_carries_the_store_along(model: GPT2LMHeadModel, name: str) 
 
 
 def test_the_naive_setting_freezes_on_the_prompt_and_the_default_does_not(model: GPT2LMHeadModel) -> None:
-    """DESIGN §2: without sinks, recent tokens and decay, the store stays what it first was."""
+    """docs/design.md §2: without sinks, recent tokens and decay, the store stays what it first was."""
     tokens = text(7, 200)
     naive = CacheConfig(max_cache_size=32, importance="exact", sinks=0, recent=0, decay=1.0)
     default = CacheConfig(max_cache_size=32)
@@ -153,7 +153,7 @@ def test_a_window_holds_the_newest_and_streaming_the_sinks_as_well(model: GPT2LM
 
 
 def test_folding_pairs_with_equal_keys_loses_nothing() -> None:
-    """DESIGN §2, step 4: in `A B B B …`, read without positions, only equal pairs can be folded."""
+    """docs/design.md §2, step 4: in `A B B B …`, read without positions, only equal pairs can be folded."""
     model = tiny_gpt2(seed=3, layers=1)
     tokens = torch.tensor([[5] + [8] * 59])
     with torch.no_grad():
@@ -200,7 +200,7 @@ def test_after_a_thousand_tokens_the_cache_owns_what_the_ledger_says(name: str) 
 
 
 def test_the_ledger_of_gpt2_in_half_precision_is_the_designs() -> None:
-    """DESIGN §6: 36,864 bytes a token; 2.25 MiB at cap 64; a 128×2 sketch is 12 KiB, exact counters 3 KiB."""
+    """docs/design.md §6: 36,864 bytes a token; 2.25 MiB at cap 64; a 128×2 sketch is 12 KiB, exact counters 3 KiB."""
     sketched = ledger(CacheConfig(max_cache_size=64, width=128, depth=2), GPT2Config(), torch.float16, 1024)
     assert sketched["kv_bytes"] == 64 * 36_864 == 2.25 * 2**20
     assert sketched["sketch_bytes"] == 12 * 2**10

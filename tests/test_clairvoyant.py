@@ -1,4 +1,4 @@
-"""The clairvoyant control: it evicts by the attention that the full cache has still to give (DESIGN §9)."""
+"""The clairvoyant control: it evicts by the attention that the full cache has still to give (docs/design.md §9)."""
 
 from __future__ import annotations
 

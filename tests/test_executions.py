@@ -1,4 +1,4 @@
-"""DESIGN §5: decode == scan == oracle, in decisions and in logits."""
+"""docs/design.md §5: decode == scan == oracle, in decisions and in logits."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_one_scan_and_calls_of_twenty_tokens_agree_where_the_bundled_model_folds
 def test_a_folding_sketch_is_the_sketch_of_the_masses_that_queries_gave(
     model: GPT2LMHeadModel, importance: str, item: str, execution: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Folding moves no mass (DESIGN §2): the table is of a stream kept apart, and no row exceeds 1 / (1 - decay)."""
+    """Folding moves no mass (docs/design.md §2): the table is of a stream kept apart; no row exceeds 1 / (1 - γ)."""
     streams: dict[int, torch.Tensor] = {}
     step = oracle.Oracle.step
 

@@ -1,4 +1,4 @@
-"""DESIGN §8: quantised stores."""
+"""docs/design.md §8: quantised stores."""
 
 from __future__ import annotations
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from sketch_eval import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP = ROOT / "sketch_eval" / "startup"
 OWN_TASKS = {
@@ -58,7 +60,8 @@ class Environment:
         self.site = Path(
             run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).stdout.strip()
         )
-        links = folder / "links"
+        links = folder / "links" / "site-packages"  # By its name dill knows that modules are not to be pickled.
+        links.parent.mkdir()
         packages = Path(sysconfig.get_path("purelib"))
         self._link(packages, links, but="lm_eval")
         self._link(packages / "lm_eval", links / "lm_eval", but="tasks")
@@ -128,7 +131,7 @@ def test_wheel_holds_package_tasks_configs_and_the_shim_once(wheel: Path) -> Non
     shim = {"sketch_eval_lm_eval.pth", "_sketch_eval_lm_eval.py"}
     assert shim <= names
     assert not any(name.startswith("sketch_eval/startup") for name in names)
-    assert {name.split("/")[0] for name in names} - shim == {"sketch_eval", "sketch_eval-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} - shim == {"sketch_eval", f"sketch_eval-{__version__}.dist-info"}
     for folder in ("tasks", "configs"):
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -152,6 +155,20 @@ def test_validate_and_get_model_find_what_was_installed(installed: Environment) 
         "from lm_eval.api.registry import get_model\ntry: get_model('no_such_model')\nexcept ValueError as e: print(e)"
     )
     assert "sketch_gpt2" in unknown
+
+
+def test_lm_eval_scores_with_what_was_installed(installed: Environment) -> None:
+    """A bounded cell of the bundled model on a task of this package's, far from the repository."""
+    cell = "pretrained=bundled,max_cache_size=64"
+    command = ["-m", "lm_eval", "run", "--model", "sketch_gpt2", "--model_args", cell, "--tasks", "recall_depth_75"]
+    folder = installed.folder / "out"
+    run(installed.python, *command, "--limit", "1", "--device", "cpu", "--output_path", folder, cwd=installed.folder)
+    (path,) = folder.rglob("results_*.json")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    said = result["config"]["sketch_eval"]
+    assert 0 <= result["results"]["recall_depth_75"]["acc,none"] <= 1
+    assert (said["cell"]["max_cache_size"], said["counts"]["binding_requests"] > 0) == (64, True)
+    assert said["versions"]["sketch-eval"] == __version__
 
 
 def test_include_path_and_include_defaults_keep_their_meaning(installed: Environment, tmp_path: Path) -> None:
@@ -186,8 +203,9 @@ def test_a_users_task_of_the_same_name_wins(installed: Environment, tmp_path: Pa
 
 
 def test_start_up_costs_less_than_a_millisecond(installed: Environment) -> None:
-    costs = []
-    for _ in range(7):
+    """By the best of many starts, for a busy machine makes most of them slow."""
+    costs: list[int] = []
+    while len(costs) < 50 and min(costs, default=1000) >= 1000:
         report = run(installed.python, "-X", "importtime", "-c", "pass", cwd=installed.folder).stderr
         (line,) = [line for line in report.splitlines() if line.endswith("_sketch_eval_lm_eval")]
         costs.append(int(line.split("|")[1]))

@@ -59,7 +59,7 @@ def row(
 
 
 def sweep() -> pd.DataFrame:
-    """The reference grid of DESIGN §7 with two tasks, an accuracy at four depths, and cells that bound nothing."""
+    """The reference grid (docs/design.md §7): two tasks, an accuracy at four depths, and cells that bound nothing."""
     rows = []
     metrics = [
         ("wikitext", "word_perplexity", False, 37.4), ("wikitext", "byte_perplexity", False, 1.97),

@@ -108,7 +108,7 @@ def test_answers_and_counts_do_not_depend_on_the_batch(
 
 
 def test_counts_are_what_the_lengths_of_the_texts_make_them(checkpoint: str) -> None:
-    """DESIGN §2: a text of T tokens leaves a store of C with T - C evictions; padding and probing leave nothing."""
+    """A text of T tokens leaves a store of C with T - C evictions (docs/design.md §2); padding and probing, none."""
     cap, topk = 16, 5
     lm = make(checkpoint, batch_size="auto", max_cache_size=cap, topk=topk)
     HFLM._detect_batch_size(lm)  # What `auto` does on a GPU: passes over nothing but probes.

@@ -22,7 +22,7 @@ COMPARED = (
     "spread_low", "spread_high", "binding", "kv_bytes", "sketch_bytes", "total_bytes",
 )  # fmt: skip
 CLOSE = 1e-4
-"""Relative difference that another machine's arithmetic may make (DESIGN §5)."""
+"""Relative difference that another machine's arithmetic may make (docs/design.md §5)."""
 
 
 class NoSuchRow(UsageError):

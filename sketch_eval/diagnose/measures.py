@@ -26,7 +26,7 @@ MEASURES = {
     "over the unprotected pairs; not for cells that fold or hide",
     "rank_to_come": "the same with the mass that the full cache's later queries give",
     "overestimate": "what a Count-Min Sketch's estimates are over the exact sums, as a share of the bound "
-    "(e/width)·total mass (DESIGN §3)",
+    "(e/width)·total mass (docs/design.md §3)",
     "age_median": "median age of the held pairs at the end of a text, in tokens",
     "age_90": "age that a tenth of them exceed",
 }

@@ -38,7 +38,7 @@ class SweepLM(SketchHF):
     """`SketchHF` whose cell can be changed, and which need not ask the model what the full cache has answered.
 
     A request whose tokens fit into a cell's cap, and into its topk, meets no bound: every pair is kept and seen, so it
-    is the full cache's by definition (DESIGN §1, `binding`).
+    is the full cache's by definition (docs/design.md §1, `binding`).
 
     Attributes:
         answers: what the full cache answered, filled by its own runs.

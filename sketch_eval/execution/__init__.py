@@ -1,4 +1,4 @@
-"""Executions of the one step of DESIGN §2. The oracle is the specification in code; the others are held to it.
+"""Executions of the one step of docs/design.md §2. The oracle is the specification in code; the others are held to it.
 
 An execution is a module with `serves(state, call)`, which says whether it can take a call, and `advance(state, call)`,
 which takes it. A new one is its file and its line in `choose`.

@@ -1,4 +1,4 @@
-"""The oracle: one step of the cache, token by token, written to be read beside DESIGN §2. Slow, and the standard."""
+"""The oracle: one step of the cache, token by token, to be read beside docs/design.md §2. Slow, and the standard."""
 
 from __future__ import annotations
 

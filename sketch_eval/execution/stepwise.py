@@ -1,4 +1,4 @@
-"""The step of DESIGN §2 in batched PyTorch operations, one token of every row at a time, on any device."""
+"""The step of docs/design.md §2 in batched PyTorch operations, one token of every row at a time, on any device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells by name, and which of them are one computation (DESIGN §7)."""
+"""Cells by name, and which of them are one computation (docs/design.md §7)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def computation(cell: CacheConfig) -> CacheConfig:
 
 
 def cell_kind(cell: CacheConfig) -> str:
-    """`full`, `control` (DESIGN §4) or `sketch`."""
+    """`full`, `control` (docs/design.md §4) or `sketch`."""
     if cell.untouched:
         return "full"
     if cell.max_cache_size is None:

@@ -1,4 +1,4 @@
-"""The config of a sweep: a model, tasks, and blocks of cells, as a YAML file (DESIGN §7)."""
+"""The config of a sweep: a model, tasks, and blocks of cells, as a YAML file (docs/design.md §7)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Block(BaseModel):
     """Cells: the product of every field of `CacheConfig` that is given as a list, of the controls and of the variants.
 
     Attributes:
-        controls: names of the control ladder (DESIGN §4), each a change of the cell.
+        controls: names of the control ladder (docs/design.md §4), each a change of the cell.
         variants: further changes of several fields at once, such as `{topk: 32}` and `{strategy: aggregate}`.
         axes: the fields of `CacheConfig`, each with its values.
     """

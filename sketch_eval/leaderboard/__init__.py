@@ -1,1 +1,1 @@
-"""The leaderboard of a sweep: rows with intervals, tables, pictures, one page (DESIGN §7)."""
+"""The leaderboard of a sweep: rows with intervals, tables, pictures, one page (docs/design.md §7)."""

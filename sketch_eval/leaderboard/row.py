@@ -1,4 +1,4 @@
-"""One row of a leaderboard: one metric of one task in one cell (DESIGN §7)."""
+"""One row of a leaderboard: one metric of one task in one cell (docs/design.md §7)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Row:
     Attributes:
         row: its name, ten hexadecimal digits: what `sketch-eval reproduce` takes.
         cell: the cell without its cap, e.g. `count_min 512×4 topk32`, or a control's name; `full` is the baseline.
-        kind: `full`, `control` (of the ladder of DESIGN §4) or `sketch`.
+        kind: `full`, `control` (of the ladder of docs/design.md §4) or `sketch`.
         importance, scope, strategy, topk, cap, width, depth, item, decay, conservative, normalize, sinks, recent,
             store: the cell; NaN or empty where it has no such thing (a control has no width, the full cache no cap).
         seeds: hash seeds that the row is the mean of, e.g. `0 1 2`.
@@ -38,8 +38,8 @@ class Row:
         to_reference, to_reference_low, to_reference_high: to the grid's `reference` at the same cap, or to the cell's
             `twin`, likewise.
         way, way_low, way_high: which share of the way from the `window` of its cap and store to the clairvoyant of its
-            cap, store and scope it goes, 0 to 1 and beyond (DESIGN §9). NaN where the grid has not both, and where the
-            second is not better than the first beyond doubt.
+            cap, store and scope it goes, 0 to 1 and beyond (docs/design.md §9). NaN where the grid has not both, and
+            where the second is not better than the first beyond doubt.
         spread_low, spread_high: least and greatest value among the seeds; NaN with one seed.
         binding: share of requests for which a pair was evicted, hidden or kept in other numbers, 0 to 1.
         bound: whether any was: where not, the row is the full cache's and says nothing of the cell.

@@ -1,4 +1,4 @@
-"""Rows out of finished runs: values, intervals, differences to the full cache, bytes (DESIGN §7)."""
+"""Rows out of finished runs: values, intervals, differences to the full cache, bytes (docs/design.md §7)."""
 
 from __future__ import annotations
 
@@ -345,7 +345,7 @@ def _other_columns(score: Score, others: dict[str, Score]) -> dict[str, Any]:
 
 
 def _byte_columns(ledger: dict[str, Any]) -> dict[str, Any]:
-    """The columns of the memory ledger (DESIGN §6)."""
+    """The columns of the memory ledger (docs/design.md §6)."""
     kept = {name: ledger[name] for name in ("kv_bytes", "sketch_bytes", "full_bytes", "saving")}
     return kept | {"total_bytes": ledger["steady_bytes"]}
 

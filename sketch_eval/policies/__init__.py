@@ -1,4 +1,4 @@
-"""Policies: how the pairs of a bounded store rank, and what becomes of the one that leaves (DESIGN §2, §4).
+"""Policies: how the pairs of a bounded store rank, and what becomes of the one that leaves (docs/design.md §2, §4).
 
 A new one is its file here and its line in `registry`; docs/extending.md has the recipe.
 """

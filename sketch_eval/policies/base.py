@@ -1,4 +1,4 @@
-"""What every policy is: a rule by which the pairs of a store rank, with the memory that it needs (DESIGN §4).
+"""What every policy is: a rule by which the pairs of a store rank, with the memory that it needs (docs/design.md §4).
 
 A policy works on *rows*: with scope=layer a row is a sequence, with scope=head a key/value head of one, so that a
 sequence has as many rows as the model has key/value heads, one after the other. Rows share nothing.
@@ -74,7 +74,7 @@ class Attention:
         live: bool `[rows]`, False where the query is padding, of which nothing may be remembered.
         queries: float32 `[rows, heads, group, head_dim]`, of the queries that share each of the key/value heads.
         weights: float32 `[rows, heads, group, slots]`, what each of them gave the pair in every slot; 0 if hidden.
-        mass: float32 `[rows, slots]`, the mean of a row's weights (DESIGN §1).
+        mass: float32 `[rows, slots]`, the mean of a row's weights (docs/design.md §1).
         scaling: factor of the query-key products.
     """
 

@@ -1,4 +1,4 @@
-"""The mass that a pair has still to receive, where the text has been read before (DESIGN §9)."""
+"""The mass that a pair has still to receive, where the text has been read before (docs/design.md §9)."""
 
 from __future__ import annotations
 

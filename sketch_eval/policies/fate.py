@@ -1,4 +1,4 @@
-"""What becomes of a victim: `strategy` in the cell (DESIGN §2, step 4)."""
+"""What becomes of a victim: `strategy` in the cell (docs/design.md §2, step 4)."""
 
 from __future__ import annotations
 

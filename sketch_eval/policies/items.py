@@ -1,4 +1,4 @@
-"""What a sketch hashes for a pair (DESIGN §1): `item` in the cell."""
+"""What a sketch hashes for a pair (docs/design.md §1): `item` in the cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accumulated mass as a sketch estimates it: a policy for each sketch (DESIGN §3)."""
+"""Accumulated mass as a sketch estimates it: a policy for each sketch (docs/design.md §3)."""
 
 from __future__ import annotations
 

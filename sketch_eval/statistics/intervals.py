@@ -75,7 +75,7 @@ def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, 
 
 
 def share(score: Score, floor: Score, ceiling: Score, seed: int = 0) -> tuple[float, float, float]:
-    """Which share of the way from a floor to a ceiling a score goes, and the ends of its 95% interval (DESIGN §9).
+    """Which share of the way from a floor to a ceiling a score goes, and its 95% interval (docs/design.md §9).
 
     Measured in what the metric sums, paired by document: log-likelihoods of a perplexity, right answers of an accuracy.
     Not numbers where the ceiling is not above the floor, beyond doubt at 95%, or where one document says nothing.

@@ -36,7 +36,7 @@ def least(source, table, cells, gain, row, scores, positions, t, by_age, sinks, 
 
 @compiled
 def mark_visible(seen, rank, importance, positions, t, k, sinks, recent, m):  # type: ignore[no-untyped-def]
-    """seen ← the k pairs of DESIGN §2, step 2; `rank` is int32 scratch. Returns how many are hidden."""
+    """seen ← the k pairs of docs/design.md §2, step 2; `rank` is int32 scratch. Returns how many are hidden."""
     for s in range(m):
         seen[s] = positions[s] == t
         if seen[s]:

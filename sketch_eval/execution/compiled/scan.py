@@ -1,4 +1,4 @@
-"""The scan on one CPU core: the step of DESIGN §2 over the tokens of one sequence, in a compiled loop."""
+"""The scan on one CPU core: the step of docs/design.md §2 over the tokens of one sequence, in a compiled loop."""
 
 from __future__ import annotations
 

@@ -1,0 +1,154 @@
+"""The front page: short, and every number in it is one of the committed tables."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import readme
+from board import NotSoError, Tables
+from picture import digest, drawn
+
+from sketch_eval.config import CacheConfig
+from sketch_eval.grid.cells import cell_name
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"<!-- numbers: (\w+) -->\n((?:(?!<!-- ).*\n)*)<!-- end -->")
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    """The rows of byte perplexity in the table that a column of the front page links to."""
+    with (ROOT / text).with_name("leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["metric"] == "byte_perplexity"]
+
+
+def test_it_is_short_and_answers_before_it_explains_how_to_run() -> None:
+    assert len(PAGE.splitlines()) <= 150
+    places = [
+        PAGE.index(part) for part in ("## The answer", "![Loss", "## The table", "git clone", "make demo", "lm_eval --")
+    ]
+    assert places == sorted(places)
+
+
+def test_every_block_and_the_picture_are_what_the_tables_say() -> None:
+    tables = Tables(ROOT / "results")
+    for name in readme.PAGES:
+        page = (ROOT / name).read_text(encoding="utf-8")
+        assert BLOCK.search(page)
+        assert readme.rewritten(page, tables) == page, "make readme"
+    assert drawn(ROOT / readme.PICTURE) == digest(tables), "make readme"
+
+
+def test_each_number_of_its_table_stands_in_the_table_that_it_links_to() -> None:
+    """Read here apart from what wrote it: seven lines at most, of one cap, metric and set of bytes."""
+    (table,) = (text for name, text in BLOCK.findall(PAGE) if name == "table")
+    head, _, *lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    links = [re.search(r"\((.*)\)", title) for title in head[3:]]
+    assert len(links) == 2
+    assert 5 <= len(lines) <= 7
+    for title, link in zip(head[3:], links, strict=True):
+        assert link is not None
+        column, rows = head.index(title), rows_of(link[1])
+        rows = [row for row in rows if row["task"] in ("stdlib_text", "wikitext")]
+        for line in lines:
+            arguments = dict(pair.split("=") for pair in line[1].strip("`").split(",") if "=" in pair)
+            name = cell_name(CacheConfig.parse(**arguments))
+            (row,) = (row for row in rows if row["cell"] == name and row["cap"] in ("", "128"))
+            assert line[2] == f"{int(row['total_bytes']) / 1024:,.0f}"
+            if name == "full":
+                assert line[column] == f"{float(row['value']):.3f}"
+            else:
+                shown = [float(number) for number in re.findall(r"[+-][\d.]+", line[column])]
+                exact = [float(row[f"difference{end}"]) for end in ("", "_low", "_high")]
+                assert shown == pytest.approx(exact, abs=0.0501)
+
+
+def test_no_number_of_the_tables_is_written_by_hand() -> None:
+    by_hand = BLOCK.sub("", PAGE)
+    assert set(re.findall(r"\d[\d.]*\s?%|(?<!\w)[+-]\d+\.\d", by_hand)) == {"95%"}  # of the intervals
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[[str, str, str, str], Tables]:
+    """The committed tables with one column of a cell changed at 128 pairs, in both texts."""
+
+    def change(cell: str, column: str, of: str, value: str) -> Tables:
+        for folder in ("tasks", "tasks-real"):
+            source, target = ROOT / "results" / folder / "leaderboard.csv", tmp_path / folder / "leaderboard.csv"
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(source, target)
+            with source.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            for row in rows:
+                if (row["cell"], row["cap"], row["metric"]) == (cell, of, "byte_perplexity"):
+                    row[column] = value
+            with target.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+        return Tables(tmp_path)
+
+    return change
+
+
+def test_a_table_that_says_another_number_makes_another_page(changed: Callable[..., Tables]) -> None:
+    tables = changed("count_min 512×4", "difference", "128", "9.87654321")
+    page = readme.rewritten(PAGE, tables)
+    assert page != PAGE
+    assert "+9.9% [" in page
+    assert drawn(ROOT / readme.PICTURE) != digest(tables)
+
+
+@pytest.mark.parametrize(
+    ("cell", "column", "value", "sentence"),
+    [
+        ("count_min 512×4", "to_exact_high", "0.5", "a sketch ranks as exact counts do"),
+        ("count_min 512×4", "sketch_bytes", "16", "exact counts need fewer bytes"),
+        ("count_min 512×4 aggregate", "to_reference_high", "-0.3", "no ranking beats folding the oldest pair"),
+        ("window aggregate", "to_window_high", "0.1", "folding is better than dropping"),
+        ("h2o", "to_reference_low", "-0.1", "H2O is worse"),
+    ],
+)
+def test_tables_that_say_the_contrary_of_a_sentence_are_refused(
+    changed: Callable[..., Tables], cell: str, column: str, value: str, sentence: str
+) -> None:
+    with pytest.raises(NotSoError, match=sentence):
+        readme.rewritten(PAGE, changed(cell, column, "128", value))
+
+
+def test_tables_without_a_cell_are_refused_by_its_name(changed: Callable[..., Tables]) -> None:
+    with pytest.raises(NotSoError, match="no h2o at cap 128"):
+        readme.table(changed("h2o", "cell", "128", "another"))
+
+
+TRIPLE = re.compile(r"([+-]?\d+(?:\.\d+)?)%?\s+\[([+-]?\d+(?:\.\d+)?),\s+([+-]?\d+(?:\.\d+)?)\]")
+
+
+def test_every_interval_that_is_told_in_words_stands_in_a_table() -> None:
+    """Of docs/findings.md, by section: in a table that it links to, or in one of the front page's. Signs may be turned,
+    for what one cell gains another loses, and a perplexity may be told as a ratio."""
+    page = BLOCK.sub("", (ROOT / "docs" / "findings.md").read_text(encoding="utf-8"))
+    missing, found = [], 0
+    for section in page.split("\n## "):
+        known: list[list[float]] = []
+        for folder in {"tasks", "tasks-real", *re.findall(r"results/([\w-]+)/leaderboard", section)}:
+            with (ROOT / "results" / folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    for column in ("value", "difference", "to_window", "to_exact", "to_reference"):
+                        if row[f"{column}_low"]:
+                            known.append([float(row[column + end]) for end in ("", "_low", "_high")])
+                            if column == "difference":
+                                known.append([1 + number / 100 for number in known[-1]])
+        known += [[-value, -high, -low] for value, low, high in known]
+        for told in TRIPLE.finditer(section):
+            found += 1
+            off = [(float(one), 0.5 * 10.0 ** -len(one.partition(".")[2]) + 1e-9) for one in told.groups()]
+            if not any(all(abs(a - b) <= e for a, (b, e) in zip(row, off, strict=True)) for row in known):
+                missing.append(told[0])
+    assert found > 40
+    assert missing == []

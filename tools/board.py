@@ -1,0 +1,86 @@
+"""The committed tables as the front page reads them: losses of byte perplexity, by text, cell and cap."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+METRIC = "byte_perplexity"
+CAP, CAPS = 128, (64, 128, 256)
+SKETCH, FOLDING = "count_min 512×4", "count_min 512×4 aggregate"
+EXACT, OLDEST = "exact", "window aggregate"
+SAME_BYTES = {64: 68, 128: 132, 256: 260}
+"""Pairs of the window that has the bytes of the sketch at a cap."""
+
+Row = dict[str, str]
+"""A row of leaderboard.csv: what each column says."""
+
+
+class NotSoError(Exception):
+    """The tables no longer say what a sentence says."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that is scored: what it is called, the folder of its table, and lm-eval's task."""
+
+    title: str
+    folder: str
+    task: str
+
+
+TEXTS = (Text("library text", "tasks", "stdlib_text"), Text("WikiText-2", "tasks-real", "wikitext"))
+
+
+class Tables:
+    """The rows of the metric, by text, cell and cap.
+
+    Args:
+        results: the folder of the tables.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.rows: dict[Text, dict[tuple[str, int], Row]] = {}
+        for text in TEXTS:
+            with (results / text.folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+                found = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == (text.task, METRIC)]
+            self.rows[text] = {(row["cell"], int(row["cap"] or 0)): row for row in found}
+
+    def row(self, text: Text, cell: str, cap: int) -> Row:
+        """A row that has to be there; the full cache has no cap."""
+        try:
+            return self.rows[text][cell, 0 if cell == "full" else cap]
+        except KeyError:
+            raise NotSoError(f"{text.folder}/leaderboard.csv has no {cell} at cap {cap} on {text.task}") from None
+
+    def each(self, cell: str, column: str, caps: Iterable[int] = CAPS) -> list[Row]:
+        """A cell's rows over texts and caps, those in which a column says something."""
+        rows = [self.rows[text].get((cell, cap), {}) for text in TEXTS for cap in caps]
+        return [row for row in rows if row.get(column)]
+
+
+def at(row: Row, column: str) -> float:
+    """A number of a row."""
+    return float(row[column])
+
+
+def ends(row: Row, column: str) -> tuple[float, float]:
+    """The ends of a number's interval."""
+    return at(row, f"{column}_low"), at(row, f"{column}_high")
+
+
+def percent(row: Row, column: str, sign: bool = True, digits: int = 1) -> str:
+    """A difference with its interval, `+6.4% [+5.4, +7.6]`; without a sign, how far it is off, if it surely is."""
+    value, low, high = (at(row, column + end) for end in ("", "_low", "_high"))
+    if sign or low * high < 0:
+        return f"{value:+.{digits}f}% [{low:+.{digits}f}, {high:+.{digits}f}]"
+    low, high = sorted((abs(low), abs(high)))
+    return f"{abs(value):.{digits}f}% [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def kib(row: Row, column: str = "total_bytes") -> str:
+    """Bytes of a row in KiB."""
+    return f"{at(row, column) / 1024:,.0f}"
