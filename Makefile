@@ -52,7 +52,7 @@ pages: $(STAMP)
 
 # The numbers in README.md and docs/findings.md, and the picture, out of results/. After `make tables`.
 readme: $(STAMP)
-	$(PY) tools/readme.py
+	$(PY) docs/tools/readme.py
 
 # The documents, the tables and the API as a site in runs/site. A link that leads nowhere ends it.
 docs: $(STAMP)

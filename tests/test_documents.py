@@ -181,7 +181,7 @@ def test_the_version_stands_first_in_the_changes() -> None:
 def test_a_link_that_leads_nowhere_ends_the_build(link: str, builds: bool, tmp_path: Path) -> None:
     """With the hook and the checks of the real site, which `make docs` builds."""
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    settings |= {"hooks": [str(ROOT / "tools" / "mkdocs_hook.py")], "plugins": [], "theme": "mkdocs"}
+    settings |= {"hooks": [str(ROOT / "docs" / "tools" / "mkdocs_hook.py")], "plugins": [], "theme": "mkdocs"}
     settings |= {"nav": ["README.md", "docs/page.md"], "markdown_extensions": ["tables"]}
     (tmp_path / "docs").mkdir()
     (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")

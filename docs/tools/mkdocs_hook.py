@@ -37,7 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     found += [(root / "runs", path) for path in (root / "runs" / "pages").rglob("*")]
     for base, path in sorted({*found}):
         name = path.relative_to(base)
-        if path.is_file():
+        if path.is_file() and path.suffix != ".py":
             aside = any(name.match(pattern) for pattern in OUT_OF_THE_MENU)
             level = InclusionLevel.NOT_IN_NAV if aside else InclusionLevel.UNDEFINED
             kept.append(File(name.as_posix(), str(base), config.site_dir, config.use_directory_urls, inclusion=level))

@@ -1,7 +1,7 @@
 """Write what README.md and docs/findings.md say in numbers, and the picture, out of the committed tables.
 
-    python tools/readme.py            # rewrite them
-    python tools/readme.py --check    # only say whether they are what the tables say: status 1 where they are not
+    python docs/tools/readme.py            # rewrite them
+    python docs/tools/readme.py --check    # only say whether they are what the tables say: status 1 where they are not
 
 A block between `<!-- numbers: NAME -->` and `<!-- end -->` is made by the function of that name. Each sentence that
 says more than a number is asserted of the tables first (`hold`), so that tables which say otherwise end in a line that
@@ -36,7 +36,7 @@ from board import (
 )
 from picture import digest, draw, drawn
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/findings.md")
 PICTURE = "docs/pictures/loss_against_bytes.png"
 
@@ -99,7 +99,7 @@ def hold(tables: Tables) -> None:
     }
     for sentence, facts in told.items():
         if not facts or not all(facts):
-            raise NotSoError(f"the tables do not say (any more) that {sentence}; reword tools/readme.py")
+            raise NotSoError(f"the tables do not say (any more) that {sentence}; reword docs/tools/readme.py")
 
 
 def answer(tables: Tables) -> str:
@@ -197,14 +197,14 @@ def rewritten(page: str, tables: Tables) -> str:
 def main(arguments: list[str]) -> int:
     """The command; returns its status."""
     if arguments not in ([], ["--check"]):
-        print(f"tools/readme.py: error: {' '.join(arguments)!r}: give nothing, or --check", file=sys.stderr)
+        print(f"docs/tools/readme.py: error: {' '.join(arguments)!r}: give nothing, or --check", file=sys.stderr)
         return 2
     tables, stale = Tables(ROOT / "results"), []
     try:
         pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
         made = {name: rewritten(page, tables) for name, page in pages.items()}
     except NotSoError as error:
-        print(f"tools/readme.py: error: {error}", file=sys.stderr)
+        print(f"docs/tools/readme.py: error: {error}", file=sys.stderr)
         return 1
     stale = [name for name in PAGES if pages[name] != made[name]]
     if not (ROOT / PICTURE).exists() or drawn(ROOT / PICTURE) != digest(tables):
