@@ -34,8 +34,9 @@ function link() {
 }
 
 // The columns, those of other tasks beside those of the chosen one.
-const of = (key) => ({ key: `task:${key.name}`, title: key.name, numeric: true, wide: key.first, narrow: false,
-  note: `difference to full on ${key.name}, ${key.metric}`, subject: key.subject });
+const better = (one) => (one.up ? " ↑" : " ↓");
+const of = (key) => ({ key: `task:${key.name}`, title: key.name + better(subjects[key.subject]), numeric: true, wide: key.first, narrow: false,
+  note: `difference to full on ${key.name}, ${key.metric}: ${subjects[key.subject].up ? "more" : "less"} is better`, subject: key.subject });
 const at = data.columns.findIndex(({ key }) => key === "documents") + 1;
 const columns = [...data.columns.slice(0, at), ...tasks.map(of), ...data.columns.slice(at)];
 const ofCell = new Set(["kind", "method", ...Object.keys(cells)]);
@@ -100,7 +101,7 @@ function table() {
   for (const column of shown) {
     const th = element("th", "", head, { class: `${column.key} ${column.numeric ? "number" : ""}`, scope: "col", title: column.note ?? "" });
     if (state.sort.replace("-", "") === column.key) th.setAttribute("aria-sort", state.sort[0] === "-" ? "descending" : "ascending");
-    element("button", column.title, th, { type: "button", "data-sort": column.key });
+    element("button", column.title + (["difference", "value"].includes(column.key) ? better(subject()) : ""), th, { type: "button", "data-sort": column.key });
   }
   for (const i of order.slice(0, limit)) {
     const tr = element("tr", "", body, { class: subject().columns.mark[i], "data-cell": i });
@@ -207,7 +208,7 @@ function config(width) {
     axis: { labelColor: soft, titleColor: text, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500, labelLimit: below ? 150 : 330, labelFontSize: 11 },
     header: { labelColor: text, titleColor: text, labelLimit: width },
     legend: { labelColor: text, symbolOpacity: 1, symbolSize: 70, labelLimit: 220, labelFontSize: 11, title: null,
-      ...(below ? { orient: "bottom", direction: "horizontal", columns: Math.max(2, Math.floor(width / 170)) } : { orient: "right" }) },
+      ...(below ? { orient: "bottom", direction: "horizontal", columns: Math.max(2, Math.floor(width / 170)) } : { orient: "right", offset: 34 }) },
   };
 }
 const drawn = new Map();
@@ -245,7 +246,7 @@ async function draw(figure) {
       Object.assign(spec, { width: "container", autosize: { type: "fit-x", contains: "padding" } });
       if (name !== "cells") spec.height = phone.matches ? 270 : 320;
     }
-    const view = await vegaEmbed(rooms[i], spec, { renderer: "svg", config: config(width), tooltip: { theme: dark.matches ? "dark" : "light" },
+    const view = await vegaEmbed(rooms[i], spec, { renderer: "svg", logLevel: 1, config: config(width), tooltip: { theme: dark.matches ? "dark" : "light" },
       actions: { export: true, source: false, compiled: false, editor: false }, downloadFileName: `${name}-${state.task}` });
     if (drawn.get(figure).turn !== turn) return view.finalize();
     drawn.get(figure).views.push(view);
@@ -294,8 +295,8 @@ function controls() {
 }
 function tell() {
   const { answers } = subject(), [said, trust] = answers[state.cap] ?? answers[first.cap] ?? Object.values(answers)[0];
-  byId("answer").replaceChildren(...said.split("`").map((part, i) => element(i % 2 ? "code" : "span", part)));
-  byId("trust").textContent = trust;
+  for (const [id, text] of [["answer", said], ["trust", trust]])
+    byId(id).replaceChildren(...text.split("`").map((part, i) => element(i % 2 ? "code" : "span", part)));
 }
 function update(change, remember = true) {
   const before = state;

@@ -16,7 +16,7 @@ import vl_convert
 from markupsafe import Markup
 
 from sketch_eval.leaderboard import plots, views
-from sketch_eval.leaderboard.numbers import brief, change, kib, more, percent, scored, short, size, way, whole
+from sketch_eval.leaderboard.numbers import brief, change, more, percent, scored, short, size, way, whole
 from sketch_eval.leaderboard.row import or_null
 from sketch_eval.leaderboard.views import Subject
 from sketch_eval.sweep.store import write_file
@@ -48,8 +48,6 @@ OF_SUBJECT = [
 ]
 """What a subject says of each cell."""
 OF_CELL = [
-    Column("total_bytes", "KiB", wide=True, narrow=True, note="of one sequence, all layers"),
-    Column("over", "KiB over window", wide=True, note="bytes beyond the plain window of the same cap"),
     Column("saving", "saving", note="share of the full cache's bytes"),
     Column("kv_bytes", "KV KiB"),
     Column("sketch_bytes", "sketch KiB"),
@@ -62,7 +60,10 @@ LED = [
     Column("rank", "#", wide=True, narrow=True),
     Column("cell", "cell", False, True, True),
     Column("cap", "cap", wide=True),
+    Column("total_bytes", "KiB", wide=True, narrow=True, note="of one sequence, all layers"),
+    Column("over", "KiB over window", wide=True, note="bytes beyond the plain window of the same cap"),
 ]
+"""What stands before both."""
 MOST_TASKS = 2
 """Tasks beside the chosen one that have a column at first."""
 
@@ -79,16 +80,17 @@ def page(rows: pd.DataFrame, about: dict[str, Any]) -> str:
     """The page of these rows, as HTML."""
     found = views.subjects(rows, about)
     first = views.opening(found)
-    cap = views.opening_cap(rows, first)
+    table = views.cells(rows, first)
+    cap = views.opening_cap(rows, table)
     repository = _repository()
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    said, trust = answer(rows, first, cap)
+    said, trust = answer(table, first, cap)
     return templates.get_template("page.html").render(
         about=about,
         answer=said.split("`"),
-        trust=trust,
+        trust=trust.split("`"),
         commit=_commit(about, repository),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         data=Markup(_json(data(rows, about, found))),
@@ -98,9 +100,8 @@ def page(rows: pd.DataFrame, about: dict[str, Any]) -> str:
     )
 
 
-def answer(rows: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[str, str]:
-    """What the table says of a subject at a cap: a sentence, and a smaller one of how far it can be trusted."""
-    table = views.cells(rows, subject)
+def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[str, str]:
+    """What the table of a subject says at a cap: a sentence, and a smaller one of how far it can be trusted."""
     full = table[table["kind"] == "full"]
     base = (
         ""
@@ -135,13 +136,12 @@ def _lost(row: Any) -> str:
 
 
 def _trust(best: Any, rest: pd.DataFrame) -> str:
-    """How the best cell stands to the window, document by document, and how many cells are as good as it."""
+    """How the best cell stands to the window, document by document, and how many it was chosen from."""
     paired = change(best["unit"], best["to_window"], best["to_window_low"], best["to_window_high"])
-    said = f"Against the window, paired by document, the best is at {paired}. " if paired else ""
-    if math.isnan(best["lost_high"]) or rest.empty:
-        return said
-    near = int((rest["lost_low"] <= best["lost_high"]).sum())
-    return f"{said}Of the {len(rest)} other cells at this cap, {near} have intervals that overlap with its own. "
+    said = f"Paired by document, `{best['cell']}` is at {paired} to the window. " if paired else ""
+    return (
+        f"{said}It is the best of {len(rest) + 1} at this cap, so part of its lead may be luck. " if len(rest) else said
+    )
 
 
 def _documents(table: pd.DataFrame) -> str:
@@ -156,6 +156,7 @@ def data(rows: pd.DataFrame, about: dict[str, Any], found: list[Subject]) -> dic
     cells = rows.drop_duplicates(views.KEY).reset_index(drop=True)
     place = {_key(cell, cap): number for number, (cell, cap) in enumerate(zip(cells.cell, cells.cap, strict=True))}
     first = views.opening(found)
+    cap = views.opening_cap(rows, views.cells(rows, first))
     shown = [column for column in OF_SUBJECT if column.key in ("spread", "documents") or rows[column.key].notna().any()]
     shown = [column for column in shown if column.key != "spread" or rows["spread_low"].notna().any()]
     columns = views.columns(found)
@@ -174,7 +175,7 @@ def data(rows: pd.DataFrame, about: dict[str, Any], found: list[Subject]) -> dic
         "opening": {
             "task": first.name,
             "metric": first.metric,
-            "cap": whole(views.opening_cap(rows, first) or math.nan),
+            "cap": "" if cap is None else whole(cap),
         },
         "specs": [json.loads(text) for text in specs],
         "name": about["name"],
@@ -202,13 +203,15 @@ def _cells(rows: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Any]:
         "prefix": [prefixes[_key(record["cell"], record["cap"])] for record in records],
         "seeds": cells["seeds"].tolist(),
     }
-    for column in OF_CELL:
+    for column in [*LED, *OF_CELL]:
         match column.key:
             case "total_bytes" | "kv_bytes" | "sketch_bytes":
-                table[column.key] = [[kib(record[column.key]), int(record[column.key])] for record in records]
+                table[column.key] = [
+                    [size(record[column.key]).removesuffix(" KiB"), int(record[column.key])] for record in records
+                ]
             case "width" | "depth" | "topk" | "decay":
                 table[column.key] = [[whole(record[column.key]), or_null(record[column.key])] for record in records]
-            case key if key not in table:
+            case key if key not in table and key != "rank":
                 table[key] = cells[key].tolist()
     return table
 
@@ -247,26 +250,35 @@ def _subject(
         "up": bool(table["higher_is_better"].iloc[0]),
         "columns": found,
         "answers": {
-            f"{cap:g}": answer(rows, subject, cap) for cap in views.main_caps(rows)
-        } or {"": answer(rows, subject, None)},
-        "plots": _plots(rows, subject, specs),
+            f"{cap:g}": answer(table, subject, cap) for cap in views.main_caps(rows)
+        } or {"": answer(table, subject, None)},
+        "plots": _plots(rows, subject, table, specs),
         "suffix": subject.tasks[0],
     }  # fmt: skip
 
 
-def _plots(rows: pd.DataFrame, subject: Subject, specs: dict[str, int]) -> dict[str, Any]:
+def _plots(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame, specs: dict[str, int]) -> dict[str, Any]:
     """By plot, the number of its specification among `specs`, and its points, once where two plots share them."""
     made: dict[str, Any] = {}
+    found: dict[Any, tuple[str, pd.DataFrame]] = {}
     for name, (points_of, _) in plots.PLOTS.items():
-        points = points_of(rows, subject)
+        shared, points = found.get(points_of) or (None, points_of(rows, subject, table))
         if not plots.available(name, points):
             continue
-        text = json.dumps(plots.specification(name, rows, subject, points), sort_keys=True)
-        number = specs.setdefault(text, len(specs))
-        shared = next((one for one in made if plots.PLOTS[one][0] is points_of), None)
-        columns = list(points.columns)
-        values = None if shared else [[_round(value) for value in line] for line in points.itertuples(index=False)]
-        made[name] = {"spec": number, "of": shared, "columns": columns, "points": values}
+        found.setdefault(points_of, (name, points))
+        drawn = plots.frame(subject, table, points)
+        text = json.dumps(plots.specification(name, drawn), sort_keys=True)
+        lines = (
+            None
+            if shared
+            else [[_round(value) for value in line] for line in zip(*points.to_dict("list").values(), strict=True)]
+        )
+        made[name] = {
+            "spec": specs.setdefault(text, len(specs)),
+            "of": shared,
+            "columns": list(points),
+            "points": lines,
+        }
     return made
 
 

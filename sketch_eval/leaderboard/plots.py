@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import altair as alt
 import pandas as pd
@@ -37,6 +38,7 @@ STORED = ("triangle-right", "triangle-left")
 """Of pairs that are kept in other numbers than the model's own: dropped, and folded."""
 GREY = "#868e99"
 RAMP = ["#f6efe0", "#a8d3c4", "#3a9a8c"]
+POINTS = alt.Data(name="points")
 INK = "#10181f"
 """On RAMP, whatever the page's theme."""
 STYLES: dict[str, Any] = {
@@ -57,6 +59,35 @@ MOST_CELLS = 80
 """Lines that a plot of a line a cell has room for."""
 
 
+class Frame(NamedTuple):
+    """What a plot is drawn by, beside its points: subjects of which it is the same share a specification.
+
+    Attributes:
+        metric: lm-eval's name of it.
+        unit: of differences, as `Row.unit`.
+        methods: those that have points, in an order that is the same everywhere.
+        wide: whether what is lost differs by so much that it wants a log axis.
+        ticks: the caps, or the depths of needles, of the points.
+    """
+
+    metric: str
+    unit: str
+    methods: tuple[str, ...]
+    wide: bool
+    ticks: tuple[float, ...]
+
+
+def frame(subject: Subject, table: pd.DataFrame, points: pd.DataFrame) -> Frame:
+    """The frame of a subject's points."""
+    order = {name: place for place, name in enumerate(COLOURS)}
+    names = set(points["method"]) - {"full"} if "method" in points else set()
+    methods = sorted(names, key=lambda name: (order.get(name.split()[0], len(order)), name))
+    ticks = next((points[key] for key in ("needle_depth", "cap") if key in points), pd.Series())
+    wide = "y" in points and bool(points["y"].max() > 300)
+    unit = table["unit"].iloc[-1]  # The last cell's, for the full cache has none of its own.
+    return Frame(subject.metric, unit, tuple(methods), wide, tuple(sorted(ticks.unique().tolist())))
+
+
 def look(method: str) -> tuple[str, str]:
     """The colour and the marker of a method of `views.method`, which are the same everywhere."""
     head, *rest = method.split()
@@ -67,20 +98,19 @@ def look(method: str) -> tuple[str, str]:
     return colour, SHAPES.get(fate, "stroke")
 
 
-def _scales(methods: list[str]) -> tuple[Any, Any]:
+def _scales(methods: tuple[str, ...]) -> tuple[Any, Any]:
     """The colour and the shape by method."""
     looks = [look(method) for method in methods]
-    domain = {"domain": methods}
+    domain = {"domain": list(methods)}
     return (
         alt.Color("method:N", scale=alt.Scale(range=[colour for colour, _ in looks], **domain), title=None),
         alt.Shape("method:N", scale=alt.Scale(range=[shape for _, shape in looks], **domain), title=None),
     )
 
 
-def _loss_axis(table: pd.DataFrame, subject: Subject, log: bool = False) -> dict[str, Any]:
+def _loss_axis(of: Frame, log: bool = False) -> dict[str, Any]:
     """The title, and for losses of several sizes the scale, of an axis of what is lost."""
-    unit = "%" if (table["unit"] == "percent").any() else "points (hundredths)"
-    title = f"lost of {subject.metric}, {unit}"
+    title = f"lost of {of.metric}, {'%' if of.unit == 'percent' else 'points (hundredths)'}"
     if log:
         return {"title": title, "scale": alt.Scale(type="symlog", constant=1), "axis": alt.Axis(values=LOSSES)}
     return {"title": title, "scale": alt.Scale(zero=True, nice=True)}
@@ -96,15 +126,13 @@ TIPS = (
 )  # fmt: skip
 
 
-def _scatter(
-    data: Any, table: pd.DataFrame, points: pd.DataFrame, subject: Subject, x: Any, log: bool
-) -> alt.LayerChart:
+def _scatter(of: Frame, x: Any, log: bool) -> alt.LayerChart:
     """Points with bars, the full cache's line and the Pareto front."""
-    colour, shape = _scales(_methods(points))
-    axis = _loss_axis(table, subject, log)
-    base = alt.Chart(data).encode(x=x)
+    colour, shape = _scales(of.methods)
+    axis = _loss_axis(of, log)
+    base = alt.Chart(POINTS).encode(x=x)
     y, inside = alt.Y("y:Q", **axis), "datum.far === ''"
-    zero = alt.Chart(data).mark_rule(style="full").encode(y=alt.datum(0))
+    zero = alt.Chart(POINTS).mark_rule(style="full").encode(y=alt.datum(0))
     front = base.transform_filter("datum.front").mark_line(interpolate="step-after", style="front").encode(y=y)
     bars = (
         base.transform_filter(inside)
@@ -123,42 +151,34 @@ def _scatter(
     return alt.layer(zero, front, bars, dots, notes, far)
 
 
-def _methods(points: pd.DataFrame) -> list[str]:
-    """The methods of some points, in an order that is the same everywhere: by ranking, then by fate."""
-    order = {name: place for place, name in enumerate(COLOURS)}
-    names = set(points["method"]) - {"full"}
-    return sorted(names, key=lambda name: (order.get(name.split()[0], len(order)), name))
-
-
-def bytes_chart(data: Any, rows: pd.DataFrame, subject: Subject, points: pd.DataFrame) -> alt.LayerChart:
+def bytes_chart(of: Frame) -> alt.LayerChart:
     """What is lost against bytes over the window of the same cap."""
     x = alt.X(
         "x:Q", title="KiB over the plain window of the cap", axis=alt.Axis(values=sorted(TICKS), format="+,d"),
         scale=alt.Scale(type="symlog", constant=1, padding=14, nice=False),
     )  # fmt: skip
-    return _scatter(data, views.cells(rows, subject), points, subject, x, log=False)
+    return _scatter(of, x, log=False)
 
 
-def total_chart(data: Any, rows: pd.DataFrame, subject: Subject, points: pd.DataFrame) -> alt.LayerChart:
+def total_chart(of: Frame) -> alt.LayerChart:
     """What is lost against total bytes, at all caps."""
     x = alt.X(
         "x:Q", title="KiB a sequence", scale=alt.Scale(type="log", base=2, padding=14, nice=False),
         axis=alt.Axis(format=",d"),
     )  # fmt: skip
-    return _scatter(data, views.cells(rows, subject), points, subject, x, log=_wide(points["y"]))
+    return _scatter(of, x, log=of.wide)
 
 
-def caps_chart(data: Any, rows: pd.DataFrame, subject: Subject, points: pd.DataFrame) -> alt.LayerChart:
+def caps_chart(of: Frame) -> alt.LayerChart:
     """What is lost against the cap, a line a family of cells."""
-    colour, shape = _scales(_methods(points))
-    axis = _loss_axis(views.cells(rows, subject), subject, _wide(points["y"]))
-    caps = sorted(points["cap"].unique().tolist())
+    colour, shape = _scales(of.methods)
+    axis = _loss_axis(of, of.wide)
     x = alt.X(
         "cap:Q", title="cap, pairs a layer", scale=alt.Scale(type="log", base=2, padding=14, nice=False),
-        axis=alt.Axis(values=caps, format="d"),
+        axis=alt.Axis(values=list(of.ticks), format="d"),
     )  # fmt: skip
-    base, y = alt.Chart(data).encode(x=x, color=colour, detail="family:N"), alt.Y("y:Q", **axis)
-    zero = alt.Chart(data).mark_rule(style="full").encode(y=alt.datum(0))
+    base, y = alt.Chart(POINTS).encode(x=x, color=colour, detail="family:N"), alt.Y("y:Q", **axis)
+    zero = alt.Chart(POINTS).mark_rule(style="full").encode(y=alt.datum(0))
     bars = base.mark_rule(opacity=0.35).encode(y=alt.Y("low:Q", **axis), y2="high:Q")
     lines = base.mark_line(strokeWidth=1.4, opacity=0.8).encode(y=y)
     tips = _tooltips(("what:N", "cells"), ("cap:Q", "cap"), ("said:N", "difference to full"))
@@ -166,16 +186,13 @@ def caps_chart(data: Any, rows: pd.DataFrame, subject: Subject, points: pd.DataF
     return alt.layer(zero, bars, lines, dots)
 
 
-def cells_chart(data: Any, rows: pd.DataFrame, subject: Subject, points: pd.DataFrame) -> alt.LayerChart:
+def cells_chart(of: Frame) -> alt.LayerChart:
     """What each cell loses, with its interval, the best on top."""
-    colour, shape = _scales(_methods(points))
-    axis = _loss_axis(views.cells(rows, subject), subject)
-    x, y = (
-        alt.X("y:Q", **axis),
-        alt.Y("name:N", title=None, sort=alt.EncodingSortField("y", op="mean", order="ascending")),
-    )
-    base = alt.Chart(data).encode(y=y)
-    zero = alt.Chart(data).mark_rule(style="full").encode(x=alt.datum(0))
+    colour, shape = _scales(of.methods)
+    axis = _loss_axis(of)
+    x, order = alt.X("y:Q", **axis), alt.EncodingSortField("y", op="min", order="ascending")
+    base = alt.Chart(POINTS).encode(y=alt.Y("name:N", title=None, sort=order))
+    zero = alt.Chart(POINTS).mark_rule(style="full").encode(x=alt.datum(0))
     bars = base.mark_rule().encode(x=alt.X("low:Q", **axis), x2="high:Q", color=colour)
     dots = base.mark_point(filled=True, size=60).encode(x=x, color=colour, shape=shape, tooltip=_tooltips(*TIPS))
     far = (
@@ -184,10 +201,10 @@ def cells_chart(data: Any, rows: pd.DataFrame, subject: Subject, points: pd.Data
     return alt.layer(zero, bars, dots, far)
 
 
-def sizes_chart(data: Any, rows: pd.DataFrame, subject: Subject, points: pd.DataFrame) -> alt.LayerChart:
+def sizes_chart(of: Frame) -> alt.LayerChart:
     """Heat maps of width × depth; grey tiles lost no pair."""
     scale = alt.Scale(range=RAMP[::-1])
-    base = alt.Chart(data).encode(
+    base = alt.Chart(POINTS).encode(
         x=alt.X("width:O", title="width"), y=alt.Y("depth:O", title="depth", sort="descending")
     )
     tip = _tooltips(("family:N", "cells"), ("width:O", "width"), ("depth:O", "depth"), ("said:N", "lost"))
@@ -201,15 +218,15 @@ def sizes_chart(data: Any, rows: pd.DataFrame, subject: Subject, points: pd.Data
     return alt.layer(tiles, idle, text).properties(width=alt.Step(58), height=alt.Step(26))
 
 
-def depths_chart(data: Any, rows: pd.DataFrame, subject: Subject, points: pd.DataFrame) -> alt.LayerChart:
+def depths_chart(of: Frame) -> alt.LayerChart:
     """The score against where the fact stood."""
-    colour, shape = _scales(_methods(points))
+    colour, shape = _scales(of.methods)
     x = alt.X(
         "needle_depth:Q", title="where the fact stood (0% is the start)", scale=alt.Scale(padding=14),
-        axis=alt.Axis(values=sorted(points["needle_depth"].unique().tolist()), format=".0%"),
+        axis=alt.Axis(values=list(of.ticks), format=".0%"),
     )  # fmt: skip
-    y = alt.Y("y:Q", title=subject.metric, scale=alt.Scale(zero=True))
-    base, own = alt.Chart(data).encode(x=x, y=y, detail="family:N"), "datum.method !== 'full'"
+    y = alt.Y("y:Q", title=of.metric, scale=alt.Scale(zero=True))
+    base, own = alt.Chart(POINTS).encode(x=x, y=y, detail="family:N"), "datum.method !== 'full'"
     tips = _tooltips(("family:N", "cells"), ("needle_depth:Q", "depth"), ("said:N", "score"), ("n:Q", "documents"))
     full = base.transform_filter("datum.method === 'full'").mark_line(style="front")
     lines = base.transform_filter(own).mark_line(strokeWidth=1.4, opacity=0.8).encode(color=colour)
@@ -217,8 +234,8 @@ def depths_chart(data: Any, rows: pd.DataFrame, subject: Subject, points: pd.Dat
     return alt.layer(full, lines, dots)
 
 
-Points = Callable[[pd.DataFrame, Subject], pd.DataFrame]
-Chart = Callable[[Any, pd.DataFrame, Subject, pd.DataFrame], alt.LayerChart]
+Points = Callable[[pd.DataFrame, Subject, pd.DataFrame], pd.DataFrame]
+Chart = Callable[[Frame], alt.LayerChart]
 PLOTS: dict[str, tuple[Points, Chart]] = {
     "bytes": (views.by_bytes, bytes_chart),
     "cells": (views.by_bytes, cells_chart),
@@ -246,53 +263,49 @@ def available(name: str, points: pd.DataFrame) -> bool:
     return True
 
 
-def _wide(values: pd.Series) -> bool:
-    """Whether what is lost differs by so much that it wants a log axis."""
-    return values.max() > 300
-
-
-def specification(name: str, rows: pd.DataFrame, subject: Subject, points: pd.DataFrame) -> dict[str, Any]:
+@cache
+def specification(name: str, of: Frame) -> dict[str, Any]:
     """The plot of one cap in Vega-Lite, without its points, which it looks for in the data set `points`."""
-    chart = PLOTS[name][1](alt.Data(name="points"), rows, subject, points)
+    chart = PLOTS[name][1](of)
     if name == "sizes":
         chart = chart.facet(row=alt.Row("family:N", title=None))
     return dict(chart.to_dict(validate=False))
 
 
-def titled(name: str, rows: pd.DataFrame, subject: Subject, points: pd.DataFrame) -> Any:
-    """A plot as one picture, with a panel for each cap, and a title that says what the panels have in common."""
-    chart = PLOTS[name][1](alt.Data(name="points"), rows, subject, points)
-    documents = int(views.cells(rows, subject)["documents"].max())
-    notes = [f"{documents} documents at each point; bars are 95% intervals, paired by document"]
-    if "far" in points and (points["far"] != "").any():
-        notes.append(f"{int((points['far'] != '').sum())} beyond the axis: a ▲ with the number")
+def _panels(name: str, of: Frame, points: pd.DataFrame) -> Any:
+    """A plot with a panel for each cap."""
+    chart = PLOTS[name][1](of)
+    if name == "sizes":
+        return chart.facet(row=alt.Row("family:N", title=None), column=alt.Column("panel:N", title=None))
+    if "panel" not in points or points["panel"].nunique() == 1:
+        return chart if name == "cells" else chart.properties(width=520, height=330)
+    sized = chart.properties(width=210) if name == "cells" else chart.properties(width=250, height=300)
+    column = alt.Column("panel:N", title=None, sort=list(dict.fromkeys(points["panel"])))
+    return sized.facet(column=column).resolve_scale(x="independent" if name == "bytes" else "shared")
+
+
+def _title(name: str, subject: Subject, table: pd.DataFrame, points: pd.DataFrame) -> alt.Title:
+    """What the panels have in common."""
+    notes = [f"n = {int(table['documents'].max())} documents at each point"]
+    if name not in ("sizes", "depths"):
+        notes.append("bars are 95% intervals, paired by document")
+    if "far" in points and (number := int((points["far"] != "").sum())):
+        notes.append(f"{number} beyond the axis, each a ▲ with its number")
     if name in ("bytes", "total"):
         notes.append("dashed: the best for as many bytes")
-    heading = alt.Title(f"{subject.name}: {subject.metric}", subtitle="; ".join(notes))
-    if name == "sizes":
-        panels = chart.facet(row=alt.Row("family:N", title=None), column=alt.Column("panel:N", title=None))
-    elif "panel" in points and points["panel"].nunique() > 1:
-        order = list(dict.fromkeys(points["panel"]))
-        sized = chart if name == "cells" else chart.properties(width=250, height=300)
-        column = alt.Column("panel:N", title=None, sort=order)
-        panels = (sized.properties(width=210) if name == "cells" else sized).facet(column=column)
-        panels = panels.resolve_scale(x="independent" if name == "bytes" else "shared")
-    else:
-        panels = chart if name == "cells" else chart.properties(width=520, height=330)
-    return panels.properties(title=heading)
+    return alt.Title(f"{subject.name}: {subject.metric}", subtitle="; ".join(notes))
 
 
 def picture(name: str, rows: pd.DataFrame, subject: Subject, kind: str = "png") -> bytes | None:
     """A plot as a PNG or SVG file; None where there is not enough to draw it of. Equal rows give equal bytes."""
-    points = PLOTS[name][0](rows, subject)
+    table = views.cells(rows, subject)
+    points = PLOTS[name][0](rows, subject, table)
     if name == "cells" and len(points):
         points = points[points["label"] == ""]  # A window of as many bytes would be in one panel alone.
     if not available(name, points):
         return None
-    spec = titled(name, rows, subject, points).to_dict(validate=False) | {
-        "datasets": {"points": records(points)},
-        "config": CONFIG,
-    }
+    chart = _panels(name, frame(subject, table, points), points).properties(title=_title(name, subject, table, points))
+    spec = chart.to_dict(validate=False) | {"datasets": {"points": records(points)}, "config": CONFIG}
     if kind == "svg":
         return vl_convert.vegalite_to_svg(spec).encode()
     return bytes(vl_convert.vegalite_to_png(spec, scale=1.5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,8 @@ DEPTH = r"_depth_\d+$"
 MAIN = "byte_perplexity"
 """The metric that a text is shown by where it has it: the one that texts and models of all kinds share."""
 KEY = ["cell", "cap"]
+KEPT = """row cell cap kind importance unit higher_is_better documents spread_low spread_high binding bound same_as
+    total_bytes width depth""".split()
 ASIDE = 0.03
 """Share of a plot's axis by which points of equal bytes stand aside, so that they do not hide each other."""
 POINT = "panel name method at x y low high far front label said bytes n".split()
@@ -88,8 +91,8 @@ def opening(found: list[Subject]) -> Subject:
 
 
 def texts(found: list[Subject]) -> list[Subject]:
-    """The columns that are perplexities of texts."""
-    return [one for one in columns(found) if "perplexity" in one.metric]
+    """The columns that are perplexities of texts, those that share a metric first."""
+    return sorted((one for one in columns(found) if "perplexity" in one.metric), key=lambda one: one.metric != MAIN)
 
 
 def main_caps(rows: pd.DataFrame) -> list[float]:
@@ -99,22 +102,21 @@ def main_caps(rows: pd.DataFrame) -> list[float]:
     return sorted((others if len(others) else bounded)["cap"].unique().tolist())
 
 
-def opening_cap(rows: pd.DataFrame, subject: Subject) -> float | None:
-    """The cap that is shown first: the middle one of those at which the subject's tasks lose pairs."""
-    table = cells(rows, subject)
+def opening_cap(rows: pd.DataFrame, table: pd.DataFrame) -> float | None:
+    """The cap that is shown first: the middle one of those at which cells of a table of `cells` lose pairs."""
     caps = [cap for cap in main_caps(rows) if table["bound"][table["cap"] == cap].any()] or main_caps(rows)
     return caps[(len(caps) - 1) // 2] if caps else None
 
 
 def cells(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
-    """One row a cell and cap, with the columns of `Row` and `lost`, `method`, `foresees` and `of`.
+    """One row a cell and cap, with those columns of `Row` that are read, and `lost`, `method`, `foresees` and `of`.
 
     lost is the difference to the full cache with the sign that makes more of it worse, and lost_low and lost_high its
     interval; `of` the number of tasks. A group's numbers are the means over its tasks, of cells that have all of them,
     without intervals: those of its tasks are not independent where they share documents.
     """
     own = rows[(rows["metric"] == subject.metric) & rows["task"].isin(subject.tasks) & rows["value"].notna()]
-    own = own.assign(of=1)
+    own = own[[*KEPT, *(f"{name}{end}" for name in NUMBERS for end in ("", "_low", "_high"))]].assign(of=1)
     if subject.grouped:
         own = _mean(own, len(subject.tasks))
     turned = own["higher_is_better"].astype(bool)
@@ -152,6 +154,7 @@ def _mean(own: pd.DataFrame, tasks: int) -> pd.DataFrame:
     return pd.DataFrame(made, columns=own.columns)
 
 
+@cache
 def method(cell: str) -> str:
     """A cell's name without its sizes and options: how it ranks, what becomes of a victim, and how pairs are kept.
 
@@ -163,6 +166,7 @@ def method(cell: str) -> str:
     return " ".join([head, *fate, *store])
 
 
+@cache
 def family(cell: str) -> str:
     """A cell's name without the size of its sketch: `count_min 512×4 topk32` is of `count_min topk32`."""
     return re.sub(r"\s*\b\d+[×x]\d+\b", "", cell).strip()
@@ -186,14 +190,13 @@ def window_bytes(rows: pd.DataFrame) -> dict[float, float]:
     return {float(cap): float(count) for cap, count in found.items()}
 
 
-def by_bytes(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
+def by_bytes(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
     """The points of `bytes` and `cells`, a panel a cap: what each cell loses, and its bytes over the window's.
 
     In a panel stand the cells of its cap that lose pairs, and the windows and unbounded stores of as many bytes. `x` is
     in KiB, with points of equal bytes a little apart; `y`, `low` and `high` are what is lost, cut off where few cells
     lie beyond the others, and `far` then says the number; `front` marks those that none beats at as few bytes.
     """
-    table = cells(rows, subject)
     table = table[(table["same_as"].fillna("") == "") & table["lost"].notna() & (table["kind"] != "full")]
     base, panels = window_bytes(rows), []
     for cap in main_caps(rows):
@@ -213,21 +216,20 @@ def by_bytes(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
     return pd.concat(panels, ignore_index=True) if panels else pd.DataFrame()
 
 
-def by_total(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
+def by_total(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
     """The points of `total`: what each cell that loses pairs loses, at any cap, and its KiB; columns as above."""
-    table = cells(rows, subject)
     own = table[(table["same_as"].fillna("") == "") & table["lost"].notna() & table["bound"].astype(bool)]
     if own.empty:
         return own
     return _drawn(_clipped(own.assign(x=own["total_bytes"] / 1024, label="", panel="all")))
 
 
-def by_cap(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
+def by_cap(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
     """The points of `caps`: the mean over a family's cells of what they lose at each cap, where they lose pairs.
 
     low and high are the interval where that is one cell, else the least and the greatest of them; `count` is how many.
     """
-    table = usable(cells(rows, subject))
+    table = usable(table)
     table = table[table["cap"].notna() & table["lost"].notna()].assign(family=table["cell"].map(family))
     found = []
     for (line, cap), group in table.groupby(["family", "cap"], sort=False):
@@ -241,9 +243,8 @@ def by_cap(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def by_size(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
+def by_size(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
     """The tiles of `sizes`: what sketches lose by `family`, cap, width and depth."""
-    table = cells(rows, subject)
     table = table[(table["kind"] == "sketch") & table["width"].notna() & table["lost"].notna()]
     table = table.assign(family=table["cell"].map(family), panel=table["cap"].map("cap {:g}".format))
     keys = ["family", "panel", "width", "depth"]
@@ -254,7 +255,7 @@ def by_size(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
     return tiles.assign(width=tiles["width"].astype(int), depth=tiles["depth"].astype(int))
 
 
-def by_depth(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
+def by_depth(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
     """The points of `depths`: the score by where the fact stood, 0 (start) to 1 (end), a line a family."""
     known = rows["needle_depth"].notna() & rows["value"].notna()
     part = rows["metric"].str.replace(DEPTH, "", regex=True) == subject.metric
