@@ -151,7 +151,7 @@ def show(
     sort: Annotated[str | None, typer.Option(help="a shown task, cell, cap or bytes; default: the first task")] = None,
     top: Annotated[int, typer.Option(min=0, help="so many cells; 0 is all")] = 20,
 ) -> None:
-    """Print a table of chosen tasks and cells of a leaderboard, best first. --task, --cell and --cap may be repeated."""
+    """Print a table of chosen tasks and cells of a leaderboard, best first. --task, --cell and --cap repeat."""
     from sketch_eval.commands.show import show as chosen
 
     console.print(chosen(results, task or (), metric, cell or (), cap or (), sort, top))

@@ -238,9 +238,9 @@ def _subject(
         found["mark"][at] = _mark(record, number in usable)
         found["lost"][at] = _round(record["lost"]) if record["bound"] else None
         found["row"][at] = record["row"]
-        found["brief"][at] = (
-            [brief(record["unit"], record["difference"]), _round(record["lost"])] if record["bound"] else None
-        )
+        found["brief"][at] = [brief(record["unit"], record["difference"]), _round(record["lost"])]
+        if not record["bound"]:
+            found["brief"][at] = ["" if record["kind"] == "full" else "= full", None]
         for column in shown:
             found[column.key][at] = _entry(column.key, record)
     return {
