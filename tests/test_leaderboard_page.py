@@ -254,7 +254,7 @@ def test_each_method_has_one_colour_and_marker_whatever_table_it_is_in() -> None
     assert views.method("exact aggregate store=int4") == "exact aggregate int4"
     assert plots.look("exact int4")[0] == plots.look("exact")[0]
     assert plots.look("exact int4") != plots.look("exact")
-    assert set(plots.COLOURS) >= set(POLICIES) - {"recency", "last"}  # Those two go by their controls' names.
+    assert all(plots.look(name)[0].startswith("#") for name in POLICIES)  # Those without their own have a spare one.
 
 
 def test_a_plot_is_drawn_only_of_what_there_is_data_for() -> None:
@@ -533,7 +533,7 @@ def test_what_is_shown_can_be_had_as_csv(opened: webdriver.Chrome) -> None:
 def test_reads_at_500_pixels_and_in_the_dark(opened: webdriver.Chrome) -> None:
     until(opened, lambda: drawn(opened, "bytes") == "wikitext byte_perplexity 128")
     look = """const style = (selector, name) => getComputedStyle(document.querySelector(selector))[name];
-        return [style("body", "backgroundColor"), style(".role-axis-label text", "fill"), style("#cells td", "color")]"""
+        return [style("body", "backgroundColor"), style(".role-axis-label text", "fill"), style("td", "color")]"""
     light = opened.execute_script(look)
     media = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", media)

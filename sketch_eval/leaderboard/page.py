@@ -313,7 +313,7 @@ def _entry(key: str, record: dict[str, Any]) -> list[Any] | None:
 @cache
 def _vega() -> str:
     """Vega, Vega-Lite and vega-embed, as vl-convert has them."""
-    return str(vl_convert.javascript_bundle()).replace("</script", "<\\/script")
+    return str(vl_convert.javascript_bundle(None)).replace("</script", "<\\/script")
 
 
 def _commands(rows: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
