@@ -117,7 +117,7 @@ class Best:
         assert self._full is not None
         means = {place: sum(values) / len(values) for place, values in self._values.items()}
         points = self._full <= 1 and self._better == "more"
-        table = _table(["cap", "cell", "to full"], f"the best so far on {self._task}, {self._metric}")
+        table = _table(["cap", "the best so far", f"{self._task}\n{self._metric}\nto full"], "")
         for cap in sorted({cap for _, cap in means}):
             here = [(value, cell) for (cell, at), value in means.items() if at == cap]
             for value, cell in sorted(here, reverse=self._better == "more")[:BEST]:
@@ -220,5 +220,5 @@ def _entry(rows: list[Row], full: float) -> str:
 def _table(columns: list[str], title: str) -> Table:
     table = Table(title=title or None, caption_justify="left")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("cell", "") else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column in ("cell", "the best so far", "") else "right", no_wrap=True)
     return table

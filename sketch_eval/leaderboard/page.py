@@ -313,7 +313,8 @@ def _entry(key: str, record: dict[str, Any]) -> list[Any] | None:
 @cache
 def _vega() -> str:
     """Vega, Vega-Lite and vega-embed, as vl-convert has them."""
-    return str(vl_convert.javascript_bundle(None)).replace("</script", "<\\/script")
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # Its default is not in its types.
+    return bundle.replace("</script", "<\\/script")
 
 
 def _commands(rows: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
