@@ -77,7 +77,7 @@ def swept(console: Console) -> str:
         }
     }
     names = ("window", 4.0), ("streaming", 3.0), ("random", 5.0)
-    cells = {
+    cells: dict[str, dict[str, Any]] = {
         "window": {"importance": "recency", "sinks": 0},
         "streaming": {"importance": "recency"},
         "random": {"importance": "random"},
