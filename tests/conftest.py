@@ -162,6 +162,9 @@ class Silent:
     def done(self, job: Job, seconds: float, reason: str | None) -> None:
         self.seen.append(job.name)
 
+    def scored(self, job: Job, about: object, record: object) -> None:
+        pass
+
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -200,6 +200,9 @@ class Told:
     def begin(self, jobs: list[Job], weights: dict[str, float]) -> None:
         pass
 
+    def scored(self, job: Job, about: object, record: object) -> None:
+        pass
+
     def done(self, job: Job, seconds: float, reason: str | None) -> None:
         assert reason is None, reason
         self.jobs.append(job.name)

@@ -125,7 +125,7 @@ def leaderboard(
     results: Annotated[Path, typer.Argument(help="a folder that `sketch-eval sweep` wrote")],
     output: Annotated[Path | None, typer.Option(help="folder of the tables; default: the same")] = None,
 ) -> None:
-    """Write leaderboard.md with its pictures, .csv, .json and .html, and figures/, out of the finished runs."""
+    """Write leaderboard.md with its pictures, .csv, .json and .html out of the finished runs."""
     _leaderboard(results, output)
 
 
@@ -133,11 +133,28 @@ def leaderboard(
 def page(
     results: Annotated[Path, typer.Argument(help="a folder with a leaderboard.json, such as results/tasks")],
     output: Annotated[Path | None, typer.Option(help="folder of the page; default: the same")] = None,
+    figures: Annotated[bool, typer.Option("--figures", help="also write figures/, every plot as PNG and SVG")] = False,
 ) -> None:
-    """Write leaderboard.html and figures/ out of a leaderboard's tables, without its runs."""
+    """Write leaderboard.html out of a leaderboard's tables, without its runs."""
     from sketch_eval.leaderboard.write import write_page
 
-    console.print(f"page: {write_page(results, output)}", soft_wrap=True, markup=False)
+    console.print(f"page: {write_page(results, output, figures)}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def show(
+    results: Annotated[Path, typer.Argument(help="a folder with a leaderboard.json, such as results/tasks")],
+    task: Annotated[list[str] | None, typer.Option(help="a task, a group, or a pattern such as 'kv_*'")] = None,
+    metric: Annotated[str | None, typer.Option(help="a metric of these tasks; default: what stands for each")] = None,
+    cell: Annotated[list[str] | None, typer.Option(help="part of a cell's name, such as aggregate")] = None,
+    cap: Annotated[list[str] | None, typer.Option(help="a cap, or all; default: a middle one")] = None,
+    sort: Annotated[str | None, typer.Option(help="a shown task, cell, cap or bytes; default: the first task")] = None,
+    top: Annotated[int, typer.Option(min=0, help="so many cells; 0 is all")] = 20,
+) -> None:
+    """Print a table of chosen tasks and cells of a leaderboard, best first. --task, --cell and --cap repeat."""
+    from sketch_eval.commands.show import show as chosen
+
+    console.print(chosen(results, task or (), metric, cell or (), cap or (), sort, top))
 
 
 @app.command()

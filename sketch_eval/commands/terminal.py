@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sketch_eval.grid.cells import cell_kind, cell_name
+from sketch_eval.leaderboard.numbers import brief, change, short
 from sketch_eval.leaderboard.row import task_family
+from sketch_eval.statistics import AGGREGATIONS
 
 if TYPE_CHECKING:
     from sketch_eval.commands.reproduce import Comparison
+    from sketch_eval.evaluate.records import About
     from sketch_eval.evaluate.work import Job
     from sketch_eval.leaderboard.row import Row
     from sketch_eval.sweep.plan import Line
 
+MAIN = "byte_perplexity"
+"""As `leaderboard.views.MAIN`, which is not read here because it waits for pandas."""
+BEST = 2
+"""Cells of each cap that are shown while a sweep runs."""
+
 
 class Bar:
-    """A sweep's progress with the time left; where there is no terminal, a line a run."""
+    """A sweep's progress: a live bar with the time left, and the best rows so far; without a terminal, a line a run."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -28,17 +39,23 @@ class Bar:
             TimeRemainingColumn(), TextColumn("{task.description}"),
         )  # fmt: skip
         self._console = console
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._progress = Progress(*columns, console=console)
         self._bar = self._progress.add_task("loading the tasks and the model", total=None, count="")
+        self._best = Best()
+        self._live = Live(self, console=console, transient=True, refresh_per_second=4)
         self._weights: dict[str, float] = {}
         self._done = self._all = 0
 
     def __enter__(self) -> Bar:
-        self._progress.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._progress.stop()
+        self._live.stop()
+
+    def __rich__(self) -> Group:
+        return Group(*([self._best.table()] if self._best else []), self._progress.get_renderable())
 
     def begin(self, jobs: list[Job], weights: dict[str, float]) -> None:
         """These jobs come next; weights: seconds of each task's full-cache run, where known."""
@@ -54,6 +71,59 @@ class Bar:
         if reason or not self._console.is_terminal:
             text = f"{self._done}/{self._all} {job.name}: " + (f"FAILED: {reason}" if reason else f"{seconds:.1f} s")
             self._console.print(text, markup=False, soft_wrap=True)
+
+    def scored(self, job: Job, about: About, record: Callable[[], Mapping[str, Any]]) -> None:
+        """A job's run is there; record reads it."""
+        if self._console.is_terminal:
+            self._best.take(job, about, record)
+
+
+class Best:
+    """The best cells so far on the first text of a sweep, or on its first task where it has none."""
+
+    def __init__(self) -> None:
+        self._task = self._metric = self._better = ""
+        self._full: float | None = None
+        self._values: dict[tuple[str, int], list[float]] = {}
+
+    def __bool__(self) -> bool:
+        return self._full is not None and bool(self._values)
+
+    def take(self, job: Job, about: About, record: Callable[[], Mapping[str, Any]]) -> None:
+        """Read the run's score, if it is of the task that is shown."""
+        if not self._task:
+            self._choose(about)
+        if job.task != self._task:
+            return
+        run, aggregation = record(), about["tasks"][job.task]["metrics"][self._metric]
+        label = next((name for name in run["values"] if name.split(",")[0] == self._metric), None)
+        if label is None:
+            return
+        value = AGGREGATIONS[aggregation](run["values"][label]).value
+        if cell_kind(job.cell) == "full":
+            self._full = value
+        elif run["counts"]["binding_requests"] and job.cell.max_cache_size is not None:
+            self._values.setdefault((cell_name(job.cell), job.cell.max_cache_size), []).append(value)
+
+    def _choose(self, about: About) -> None:
+        tasks = {task: list(entry["metrics"]) for task, entry in about["tasks"].items()}
+        pairs = [(task, metric) for task, metrics in tasks.items() for metric in metrics]
+        texts = [pair for pair in pairs if pair[1] == MAIN] or [pair for pair in pairs if "perplexity" in pair[1]]
+        self._task, self._metric = (texts or pairs)[0]
+        self._better = "more" if about["tasks"][self._task]["higher_is_better"][self._metric] else "less"
+
+    def table(self) -> Table:
+        """The best two cells of each cap, over the seeds that are there."""
+        assert self._full is not None
+        means = {place: sum(values) / len(values) for place, values in self._values.items()}
+        points = self._full <= 1 and self._better == "more"
+        table = _table(["cap", "the best so far", f"{self._task}\n{self._metric}\nto full"], "")
+        for cap in sorted({cap for _, cap in means}):
+            here = [(value, cell) for (cell, at), value in means.items() if at == cap]
+            for value, cell in sorted(here, reverse=self._better == "more")[:BEST]:
+                off = 100 * (value - self._full) if points else 100 * (value / self._full - 1)
+                table.add_row(str(cap), cell, brief("points" if points else "percent", off))
+        return table
 
 
 def plan_table(title: str, lines: list[Line]) -> Table:
@@ -137,19 +207,18 @@ def _mean(rows: list[Row]) -> float:
 
 
 def _entry(rows: list[Row], full: float) -> str:
-    mean = _mean(rows)
-    value = f"{mean:.3f}" if abs(mean) < 100 else f"{mean:,.0f}"
+    mean, unit = _mean(rows), rows[0].unit
     if rows[0].kind == "full":
-        return value
+        return short(mean)
     if not any(row.bound for row in rows):
-        return f"{value}  = full"
-    if rows[0].unit == "points":
-        return f"{value} {100 * (mean - full):+6.1f} pt"
-    return f"{value} {100 * (mean / full - 1):+6.1f}%" if full and not math.isnan(full) else value
+        return f"{short(mean)}  = full"
+    known = unit == "points" or (full and not math.isnan(full))
+    off = 100 * (mean - full) if unit == "points" else 100 * (mean / full - 1) if known else math.nan
+    return f"{short(mean)} {change(unit, off):>8}"
 
 
 def _table(columns: list[str], title: str) -> Table:
     table = Table(title=title or None, caption_justify="left")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("cell", "") else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column in ("cell", "the best so far", "") else "right", no_wrap=True)
     return table

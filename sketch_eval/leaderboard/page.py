@@ -1,92 +1,75 @@
-"""`leaderboard.html`: one self-contained page with the table and the plots; it asks nothing of the network."""
+"""`leaderboard.html`: one self-contained page: the answer, a picture, the table. It asks nothing of the network."""
 
 from __future__ import annotations
 
-import html
 import json
-import re
-from base64 import b64encode
+import math
+import os
+from functools import cache
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import itables.options
+import jinja2
 import pandas as pd
-from plotly.offline import get_plotlyjs
+import vl_convert
+from markupsafe import Markup
 
-from sketch_eval.leaderboard import figures, tidy
-from sketch_eval.leaderboard.row import or_null, sign
+from sketch_eval.leaderboard import plots, views
+from sketch_eval.leaderboard.numbers import brief, change, more, percent, scored, short, size, way, whole
+from sketch_eval.leaderboard.row import or_null
+from sketch_eval.leaderboard.views import Subject
 from sketch_eval.sweep.store import write_file
 
 HERE = Path(__file__).parent
-NOT_BOUND = "not bound: = full"
-CAPTIONS = {
-    "bytes": (
-        "Quality against bytes",
-        "Each point is a cell at one cap; a larger marker is a larger cap. The line is the best that any cell reaches "
-        "within so many bytes. Bars are 95% intervals of the difference to the full cache, paired by document (of the "
-        "score itself where the difference has none). Cells that are one computation are drawn once.",
-    ),
-    "caps": (
-        "Quality against cap",
-        "Where a line stands for sketches of several sizes, it is their mean, and its bars span the least and the "
-        "greatest of them; else bars are intervals as above. Points of one cap stand apart only to be seen.",
-    ),
-    "cells": (
-        "Cell by cell",
-        "The difference to the full cache with its interval, a panel for each cap. A number with a triangle is of a "
-        "cell far beyond the others; hollow points did not bind.",
-    ),
-    "sizes": (
-        "Width and depth of the sketch",
-        "One map for each cap; deeper green is better. Grey cells did not bind, so they are the full cache.",
-    ),
-    "depths": (
-        "Accuracy against needle depth",
-        "Where in the text the fact stood, for each cap. Lines of several sketches as above.",
-    ),
-}
 
 
 class Column(NamedTuple):
-    """A column of the table: its key, its title, and whether it sorts by number."""
+    """A column of the table: its key, title, whether it is of numbers, and on which screens it is there at first."""
 
     key: str
     title: str
     numeric: bool = True
+    wide: bool = False
+    narrow: bool = False
+    note: str = ""
 
 
-COLUMNS = [
-    Column("row", "row", False), Column("cell", "cell", False), Column("cap", "cap"), Column("task", "task", False),
-    Column("metric", "metric", False), Column("value", "value [95%]"), Column("difference", "Δ full [95%]"),
-    Column("to_window", "Δ window [95%]"), Column("to_exact", "Δ exact [95%]"),
-    Column("to_reference", "Δ reference [95%]"),
-    Column("binding", "binding requests"), Column("width", "width"), Column("depth", "depth"),
-    Column("strategy", "strategy", False), Column("topk", "topk"), Column("importance", "importance", False),
-    Column("item", "item", False), Column("kv_bytes", "KV KiB"), Column("sketch_bytes", "sketch KiB"),
-    Column("total_bytes", "total KiB"), Column("saving", "saving"), Column("tokens_per_second", "tokens/s"),
-    Column("seeds", "seeds", False), Column("spread_low", "spread of seeds"), Column("needle_depth", "needle depth"),
+OF_SUBJECT = [
+    Column("difference", "Δ full [95%]", wide=True, narrow=True, note="difference to the full cache"),
+    Column("to_window", "Δ window [95%]", wide=True, note="difference to the window of the same cap"),
+    Column("documents", "n", wide=True, note="documents"),
+    Column("value", "score [95%]"),
+    Column("to_exact", "Δ exact [95%]", note="difference to the same cell with exact scores"),
+    Column("to_reference", "Δ reference [95%]", note="difference to the grid's reference"),
+    Column("way", "way to clairvoyant", note="share of the way from window to clairvoyant"),
+    Column("binding", "binding", note="share of requests that lost a pair"),
+    Column("spread", "spread of seeds"),
+]
+"""What a subject says of each cell."""
+OF_CELL = [
+    Column("saving", "saving", note="share of the full cache's bytes"),
+    Column("kv_bytes", "KV KiB"),
+    Column("sketch_bytes", "sketch KiB"),
+    Column("width", "width"), Column("depth", "depth"), Column("topk", "topk"),
+    *(Column(key, key, False) for key in "importance strategy scope item normalize sinks recent store".split()),
+    Column("decay", "decay"),
 ]  # fmt: skip
-OPTIONAL = {
-    "to_window",
-    "to_exact",
-    "to_reference",
-    "tokens_per_second",
-    "spread_low",
-    "needle_depth",
-    "topk",
-    "width",
-    "depth",
-}
-DETAILS = (
-    "command row cell cap task metric documents seeds scope decay normalize conservative sinks recent same_as".split()
-)
-FILTERS = {"task": "Task", "metric": "Metric", "cell": "Cell", "cap": "Cap"}
+"""What is the same for all subjects."""
+LED = [
+    Column("rank", "#", wide=True, narrow=True),
+    Column("cell", "cell", False, True, True),
+    Column("cap", "cap", wide=True),
+    Column("total_bytes", "KiB", wide=True, narrow=True, note="of one sequence, all layers"),
+    Column("over", "KiB over window", wide=True, note="bytes beyond the plain window of the same cap"),
+]
+"""What stands before both."""
+MOST_TASKS = 2
+"""Tasks beside the chosen one that have a column at first."""
 
 
-def write(folder: Path, rows: pd.DataFrame, about: dict[str, Any], timings: pd.DataFrame | None = None) -> Path:
-    """Write `leaderboard.html`, with the rows of `row.frame`, what `about` says, and tokens per second by `row`."""
-    if timings is not None and {"row", "tokens_per_second"} <= set(timings.columns):
-        rows = rows.merge(timings[["row", "tokens_per_second"]].drop_duplicates("row"), on="row", how="left")
+def write(folder: Path, rows: pd.DataFrame, about: dict[str, Any]) -> Path:
+    """Write `leaderboard.html`, with the rows of `row.frame` and what `about` says."""
     path = folder / "leaderboard.html"
     folder.mkdir(parents=True, exist_ok=True)
     write_file(path, page(rows, about))
@@ -95,176 +78,282 @@ def write(folder: Path, rows: pd.DataFrame, about: dict[str, Any], timings: pd.D
 
 def page(rows: pd.DataFrame, about: dict[str, Any]) -> str:
     """The page of these rows, as HTML."""
-    plots = drawn(rows, about)
-    bundle = Path(itables.options.dt_bundle)
-    parts = {
-        "title": html.escape(str(about["name"])),
-        "description": html.escape(str(about["description"])),
-        "notes": _list(about.get("notes", [])),
-        "facts": facts(about),
-        "filters": _filters(rows, about),
-        "plots": "\n".join(_figure(name, plots[name]) for name in CAPTIONS if plots[name]),
-        "choices": _options(plots["bytes"]),
-        "data": _json(table(rows) | {"plots": plots, "better": _directions(rows)}),
-        "datatables": b64encode(bundle.read_bytes()).decode(),
-        "datatables_css": bundle.with_suffix(".css").read_text(encoding="utf-8"),
-        "plotly": get_plotlyjs(),
-        "css": (HERE / "page.css").read_text(encoding="utf-8"),
-        "js": (HERE / "page.js").read_text(encoding="utf-8"),
-    }
-    # One pass: what a part holds is never taken for a place to fill.
-    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], (HERE / "page.html").read_text(encoding="utf-8"))
-
-
-def drawn(rows: pd.DataFrame, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Plotly's figures by plot and by `task: metric`, primary metrics first."""
-    style = figures.styles(rows)
-    found: dict[str, dict[str, Any]] = {name: {} for name in CAPTIONS}
-    for task, metric in primary_first(tidy.choices(rows), about):
-        for name, figure in figures.plots(tidy.select(rows, task, metric), metric, style).items():
-            found[name][f"{task}: {metric}"] = figure.to_plotly_json()
-    for (task, metric), group in tidy.needles(rows).items():
-        found["depths"][f"{task}: {metric}"] = figures.depths_figure(group, metric, style).to_plotly_json()
-    return found
-
-
-def primary_first(choices: list[tuple[str, str]], about: dict[str, Any]) -> list[tuple[str, str]]:
-    """The (task, metric) pairs, each task's primary metric before all others."""
-    tasks = about.get("tasks", {})
-    return sorted(choices, key=lambda choice: tasks.get(choice[0], {}).get("primary") != choice[1])
-
-
-def table(rows: pd.DataFrame) -> dict[str, Any]:
-    """What the page's table is made of: its columns, and by row the cells, the mark and the details."""
-    shown = [
-        column
-        for column in COLUMNS
-        if column.key not in OPTIONAL or (column.key in rows.columns and rows[column.key].notna().any())
-    ]
-    records = rows.to_dict("records")
-    return {
-        "columns": [column._asdict() for column in shown],
-        "rows": [[_cell(column, record) for column in shown] for record in records],
-        "marks": ["full" if record["kind"] == "full" else "" if record["bound"] else "unbound" for record in records],
-        "details": [{key: _text(record[key]) for key in DETAILS} for record in records],
-    }
-
-
-def _cell(column: Column, record: dict[str, Any]) -> Any:
-    """Text, or what is shown of a number and the number that it sorts by."""
-    value = record[column.key]
-    if not column.numeric:
-        return html.escape(_text(value))
-    if column.key in ("difference", "binding") and not record["bound"]:
-        return ["baseline" if record["kind"] == "full" else NOT_BOUND if column.key == "binding" else "= full", None]
-    if pd.isna(value):
-        return ["", None]
-    low, high = record.get(f"{column.key}_low"), record.get(f"{column.key}_high")
-    match column.key:
-        case "value":
-            shown = f"{tidy.number(value)} [{tidy.number(low)}, {tidy.number(high)}]"
-            if not record["bound"] and record["kind"] != "full":
-                return [shown, None]  # else it would rank with the full cache
-        case "difference" | "to_window" | "to_exact" | "to_reference":
-            shown = f"{value:+.1f}{sign(record['unit'])}"
-            shown += "" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]"
-        case "binding" | "saving" | "needle_depth":
-            shown = f"{value:.0%}" if value in (0, 1) or abs(value - 0.5) < 0.49 else f"{value:.1%}"
-        case "kv_bytes" | "sketch_bytes" | "total_bytes":
-            shown = f"{value / 1024:,.1f}".removesuffix(".0")
-        case "spread_low":
-            shown, value = (
-                f"{tidy.number(value)} to {tidy.number(record['spread_high'])}",
-                record["spread_high"] - value,
-            )
-        case "tokens_per_second":
-            shown = f"{value:,.0f}"
-        case _:
-            shown = _text(value)
-    return [shown, float(value)]
-
-
-def _text(value: Any) -> str:
-    """A value as text, whole numbers without a point; nothing for NaN and None."""
-    if or_null(value) is None:
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def facts(about: dict[str, Any]) -> str:
-    """The terms and descriptions of what was measured, with what, as HTML."""
-    said = {
-        "Model": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in about["model"].items()),
-        **{
-            f"Task {name}": f"{task['documents']} documents, data {task['fingerprint']}, first metric {task['primary']}"
-            for name, task in about["tasks"].items()
-        },
-        "Versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
-        "Commit": about.get("commit") or "unknown",
-        **({"Sources": about["sources"]} if about.get("sources") else {}),
-    }
-    lines = [f"<dt>{html.escape(term)}</dt><dd>{html.escape(str(text))}</dd>" for term, text in said.items()]
-    lines.append(f"<dt>Made again by</dt><dd><code>{html.escape(about['command'])}</code></dd>")
-    return "\n".join(lines)
-
-
-def _filters(rows: pd.DataFrame, about: dict[str, Any]) -> str:
-    """A select for each of FILTERS, set to the first task's primary metric, and a search box."""
-    first = dict(zip(("task", "metric"), next(iter(primary_first(tidy.choices(rows), about)), ("", "")), strict=True))
-    made = []
-    for key, label in FILTERS.items():
-        values = rows[key].dropna().drop_duplicates()
-        values = values.sort_values() if key == "cap" else values
-        options = "".join(_option(value, value == first.get(key)) for value in map(_text, values))
-        made.append(f'<label>{label}<select name="{key}"><option value="">all</option>{options}</select></label>')
-    made.append('<label class="search">Search<input type="search" name="search" autocomplete="off"></label>')
-    return "".join(made)
-
-
-def _option(value: str, selected: bool = False) -> str:
-    text = html.escape(value)
-    return f'<option value="{text}"{" selected" if selected else ""}>{text}</option>'
-
-
-def _options(keys: Any) -> str:
-    return "".join(map(_option, keys))
-
-
-def _figure(name: str, plots: dict[str, Any]) -> str:
-    heading, caption = CAPTIONS[name]
-    # The other plots share one select; few tasks have needles.
-    select = f'<p class="choose"><label>Task and metric <select>{_options(plots)}</select></label></p>'
-    own = select if name == "depths" else ""
-    return (
-        f'<figure data-plot="{name}"><h3>{heading}</h3><figcaption>{caption}</figcaption>{own}'
-        f'<div class="plot" role="img" aria-label="{heading}"></div></figure>'
+    found = views.subjects(rows, about)
+    first = views.opening(found)
+    table = views.cells(rows, first)
+    cap = views.opening_cap(rows, table)
+    repository = _repository()
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    said, trust = answer(table, first, cap)
+    return templates.get_template("page.html").render(
+        about=about,
+        answer=said.split("`"),
+        trust=trust.split("`"),
+        commit=_commit(about, repository),
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        data=Markup(_json(data(rows, about, found))),
+        js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        repository=repository,
+        vega=Markup(_vega()),
     )
 
 
-def _list(notes: list[str]) -> str:
-    lines = "".join(f"<li>{html.escape(str(note))}</li>" for note in notes)
-    return f'<ul class="notes">{lines}</ul>' if notes else ""
+def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[str, str]:
+    """What the table of a subject says at a cap: a sentence, and a smaller one of how far it can be trusted."""
+    full = table[table["kind"] == "full"]
+    base = (
+        ""
+        if full.empty
+        else f"The full cache scores {scored(full['value'].iloc[0])}" + (f" in {size(full['total_bytes'].iloc[0])}. ")
+    )
+    here = views.usable(table[table["cap"] == cap]).sort_values("lost", kind="stable")
+    here = here[here["lost"].notna()]
+    documents = _documents(table)
+    what = f"{subject.metric.replace('_', ' ')} on {subject.name}"
+    if cap is None or here.empty:
+        at = "" if cap is None else f" at a cap of {cap:g} pairs"
+        return f"No cell loses a pair{at}, so nothing is lost of {what}.", base + documents
+    best, rest = here.iloc[0], here.iloc[1:]
+    said = f"Held to {cap:g} pairs a layer, `{best['cell']}` does best at {what}: {_lost(best)} to the full cache's in "
+    others = []
+    plain = rest[rest["cell"] == "window"]
+    if len(plain):
+        others.append(f"the plain window is at {_lost(plain.iloc[0])} in {size(plain['total_bytes'].iloc[0])}")
+    for kind, name in (("sketch", "the best sketch"), ("control", "the best cell without a sketch")):
+        rivals = rest[(rest["kind"] == kind) & (rest["cell"] != "window")]
+        if best["kind"] != kind and len(rivals):
+            rival = rivals.iloc[0]
+            others.append(f"{name}, `{rival['cell']}`, at {_lost(rival)} in {size(rival['total_bytes'])}")
+    return f"{said}{size(best['total_bytes'])}{'; ' if others else ''}{', and '.join(others)}.", base + _trust(
+        best, rest
+    ) + documents
 
 
-def _directions(rows: pd.DataFrame) -> dict[str, bool]:
-    """Whether higher is better, by the JSON of [task, metric] as the page's script writes it."""
-    pairs = rows[["task", "metric", "higher_is_better"]].drop_duplicates().to_numpy()
+def _lost(row: Any) -> str:
+    return change(row["unit"], row["difference"], row["difference_low"], row["difference_high"])
+
+
+def _trust(best: Any, rest: pd.DataFrame) -> str:
+    """How the best cell stands to the window, document by document, and how many it was chosen from."""
+    paired = change(best["unit"], best["to_window"], best["to_window_low"], best["to_window_high"])
+    said = f"Paired by document, `{best['cell']}` is at {paired} to the window. " if paired else ""
+    return (
+        f"{said}It is the best of {len(rest) + 1} at this cap, so part of its lead may be luck. " if len(rest) else said
+    )
+
+
+def _documents(table: pd.DataFrame) -> str:
+    if table.empty:
+        return ""
+    number, tasks = int(table["documents"].max()), int(table["of"].max())
+    return f"{number} documents" + (f" in {tasks} tasks, whose mean this is." if tasks > 1 else ".")
+
+
+def data(rows: pd.DataFrame, about: dict[str, Any], found: list[Subject]) -> dict[str, Any]:
+    """What the page's script draws the table and the plots from: columns of values, by cell and subject."""
+    cells = rows.drop_duplicates(views.KEY).reset_index(drop=True)
+    place = {_key(cell, cap): number for number, (cell, cap) in enumerate(zip(cells.cell, cells.cap, strict=True))}
+    first = views.opening(found)
+    cap = views.opening_cap(rows, views.cells(rows, first))
+    shown = [column for column in OF_SUBJECT if column.key in ("spread", "documents") or rows[column.key].notna().any()]
+    shown = [column for column in shown if column.key != "spread" or rows["spread_low"].notna().any()]
+    columns = views.columns(found)
+    specs: dict[str, int] = {}
+    made = [_subject(rows, one, place, shown, specs) for one in found]
     return {
-        json.dumps([task, metric], separators=(",", ":"), ensure_ascii=False): bool(up) for task, metric, up in pairs
+        "cells": _cells(rows, cells),
+        "caps": {f"{cap:g}": _beside(rows, first, cap, place) for cap in views.main_caps(rows)},
+        "subjects": made,
+        "tasks": [
+            {"name": one.name, "metric": one.metric, "subject": found.index(one), "first": one in _near(columns, first)}
+            for one in columns
+        ],
+        "columns": [column._asdict() for column in [*LED, *shown, *OF_CELL]],
+        "suffixes": _commands(rows)[1],
+        "opening": {
+            "task": first.name,
+            "metric": first.metric,
+            "cap": "" if cap is None else whole(cap),
+        },
+        "specs": [json.loads(text) for text in specs],
+        "name": about["name"],
     }
 
 
-def _json(data: Any) -> str:
-    """JSON that holds no `<`, so that nothing in it can end its script element; NaN becomes null."""
-    text = json.dumps(_plain(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c")
+def _near(columns: list[Subject], first: Subject) -> list[Subject]:
+    """The other tasks that have a column at first, texts before all others."""
+    others = [one for one in columns if one.name != first.name]
+    return sorted(others, key=lambda one: "perplexity" not in one.metric)[:MOST_TASKS]
 
 
-def _plain(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    if hasattr(data, "item"):
-        data = data.item()
-    return or_null(data)
+def _cells(rows: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Any]:
+    """By column, what is shown of every cell and what it sorts by."""
+    base, records = views.window_bytes(rows), cells.to_dict("records")
+    over = [record["total_bytes"] - base.get(record["cap"], math.nan) for record in records]
+    prefixes = _commands(rows)[0]
+    table: dict[str, Any] = {
+        "cell": cells["cell"].tolist(),
+        "cap": [whole(cap) for cap in cells["cap"]],
+        "kind": cells["kind"].tolist(),
+        "method": cells["cell"].map(views.method).tolist(),
+        "over": [["" if math.isnan(one) else more(one), or_null(one)] for one in over],
+        "saving": [[f"{record['saving']:.1%}", record["saving"]] for record in records],
+        "prefix": [prefixes[_key(record["cell"], record["cap"])] for record in records],
+        "seeds": cells["seeds"].tolist(),
+    }
+    for column in [*LED, *OF_CELL]:
+        match column.key:
+            case "total_bytes" | "kv_bytes" | "sketch_bytes":
+                table[column.key] = [
+                    [size(record[column.key]).removesuffix(" KiB"), int(record[column.key])] for record in records
+                ]
+            case "width" | "depth" | "topk" | "decay":
+                table[column.key] = [[whole(record[column.key]), or_null(record[column.key])] for record in records]
+            case key if key not in table and key != "rank":
+                table[key] = cells[key].tolist()
+    return table
+
+
+def _beside(rows: pd.DataFrame, first: Subject, cap: float, place: dict[str, int]) -> list[int]:
+    """Cells of no or another cap that the table shows at a cap: the full cache, and those of as many bytes."""
+    table = views.cells(rows, first)
+    own = table[table["cap"] == cap]["total_bytes"]
+    alike = (table["method"] == "window") & table["total_bytes"].between(own.min(), own.max())
+    beside = table[(alike & (table["cap"] != cap)) | table["cap"].isna()]
+    return [place[_key(cell, one)] for cell, one in zip(beside.cell, beside.cap, strict=True)]
+
+
+def _subject(
+    rows: pd.DataFrame, subject: Subject, place: dict[str, int], shown: list[Column], specs: dict[str, int]
+) -> dict[str, Any]:
+    """What a subject says of every cell, its answers by cap, and its plots."""
+    table = views.cells(rows, subject)
+    usable = set(views.usable(table).index)
+    found: dict[str, list[Any]] = {name: [None] * len(place) for name in ("mark", "lost", "row", "brief")}
+    found |= {column.key: [None] * len(place) for column in shown}
+    for number, record in zip(table.index, table.to_dict("records"), strict=True):
+        at = place[_key(record["cell"], record["cap"])]
+        found["mark"][at] = _mark(record, number in usable)
+        found["lost"][at] = _round(record["lost"]) if record["bound"] else None
+        found["row"][at] = record["row"]
+        found["brief"][at] = [brief(record["unit"], record["difference"]), _round(record["lost"])]
+        if not record["bound"]:
+            found["brief"][at] = ["" if record["kind"] == "full" else "= full", None]
+        for column in shown:
+            found[column.key][at] = _entry(column.key, record)
+    return {
+        "task": subject.name,
+        "metric": subject.metric,
+        "parts": len(subject.tasks),
+        "up": bool(table["higher_is_better"].iloc[0]),
+        "columns": found,
+        "answers": {
+            f"{cap:g}": answer(table, subject, cap) for cap in views.main_caps(rows)
+        } or {"": answer(table, subject, None)},
+        "plots": _plots(rows, subject, table, specs),
+        "suffix": subject.tasks[0],
+    }  # fmt: skip
+
+
+def _plots(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame, specs: dict[str, int]) -> dict[str, Any]:
+    """By plot, the number of its specification among `specs`, and its points, once where two plots share them."""
+    made: dict[str, Any] = {}
+    found: dict[Any, tuple[str, pd.DataFrame]] = {}
+    for name, (points_of, _) in plots.PLOTS.items():
+        shared, points = found.get(points_of) or (None, points_of(rows, subject, table))
+        if not plots.available(name, points):
+            continue
+        found.setdefault(points_of, (name, points))
+        drawn = plots.frame(subject, table, points)
+        text = json.dumps(plots.specification(name, drawn), sort_keys=True)
+        lines = (
+            None
+            if shared
+            else [[_round(value) for value in line] for line in zip(*points.to_dict("list").values(), strict=True)]
+        )
+        made[name] = {
+            "spec": specs.setdefault(text, len(specs)),
+            "of": shared,
+            "columns": list(points),
+            "points": lines,
+        }
+    return made
+
+
+def _mark(record: dict[str, Any], usable: bool) -> str:
+    if record["kind"] == "full":
+        return "full"
+    if not record["bound"]:
+        return "unbound"
+    if record["foresees"]:
+        return "ahead"
+    return "" if usable else "same"
+
+
+def _entry(key: str, record: dict[str, Any]) -> list[Any] | None:
+    """What is shown of a number, the number, and the ends of its interval where it has one."""
+    if key == "documents":
+        return [whole(float(record["documents"])), int(record["documents"])]
+    if key == "spread":
+        low, high = record["spread_low"], record["spread_high"]
+        return None if math.isnan(low) else [f"{short(low)} to {short(high)}", _round(high - low)]
+    value = record[key]
+    if math.isnan(value) or (key == "difference" and not record["bound"]):
+        return None
+    if key == "binding":
+        return [percent(value), _round(value)]
+    low, high = record[f"{key}_low"], record[f"{key}_high"]
+    text = {"value": scored, "way": way}.get(key)
+    said = text(value, low, high) if text else change(record["unit"], value, low, high)
+    return [said, *(_round(number) for number in (value, low, high))]
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and vega-embed, as vl-convert has them."""
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # Its default is not in its types.
+    return bundle.replace("</script", "<\\/script")
+
+
+def _commands(rows: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
+    """lm-eval's command lines in two parts: by cell, and by task; they share no more than ` --tasks ` between them."""
+    cells, tasks = {}, {}
+    for cell, cap, task, command in zip(rows["cell"], rows["cap"], rows["task"], rows["command"], strict=True):
+        prefix, between, suffix = command.partition(" --tasks ")
+        cells[_key(cell, cap)], tasks[task] = prefix, between + suffix
+    return cells, tasks
+
+
+def _key(cell: str, cap: float) -> str:
+    return f"{cell} cap {cap}"
+
+
+def _repository() -> str:
+    """Where the code is: as the package says, or GitHub's workflow; empty where neither knows."""
+    try:
+        links = dict(line.split(", ", 1) for line in metadata("sketch_eval").get_all("Project-URL") or [])
+    except PackageNotFoundError:
+        links = {}
+    known = next((links[name] for name in ("Repository", "Source", "Homepage") if name in links), "")
+    if not known and os.environ.get("GITHUB_REPOSITORY"):
+        known = f"{os.environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{os.environ['GITHUB_REPOSITORY']}"
+    return known if known.startswith("https://") else ""
+
+
+def _commit(about: dict[str, Any], repository: str) -> str:
+    """The address of the commit that the table was made at; empty where it is not known."""
+    commit = str(about.get("commit") or "")
+    return f"{repository}/commit/{commit}" if repository and commit.isalnum() else ""
+
+
+def _round(value: Any) -> Any:
+    """A number in six digits, None for what is none, and all else as it is."""
+    value = value.item() if hasattr(value, "item") else value
+    return or_null(float(f"{value:.6g}")) if isinstance(value, float) else value
+
+
+def _json(value: Any) -> str:
+    """JSON that holds no `<`, so that nothing in it can end its script element."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

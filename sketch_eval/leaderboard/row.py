@@ -106,18 +106,6 @@ class Row:
     command: str
 
 
-def percent(share: float) -> str:
-    """A share in percent, in which little is not nothing and much is not all."""
-    if 0 < share < 0.005:
-        return "<1%"
-    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
-
-
-def sign(unit: str) -> str:
-    """What stands behind a difference: `%`, or ` pt` for points."""
-    return "%" if unit == "percent" else " pt"
-
-
 def task_family(task: str) -> str:
     """A task's name without the length or depth that it ends in.
 

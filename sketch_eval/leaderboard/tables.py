@@ -13,7 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sketch_eval.leaderboard.row import COLUMNS, Row, or_null, percent, sign, task_family
+from sketch_eval.errors import UsageError
+from sketch_eval.leaderboard.numbers import change, kib, percent, scored, short, way
+from sketch_eval.leaderboard.row import COLUMNS, Row, or_null, task_family
 from sketch_eval.sweep.store import write_file
 
 NOTES = (
@@ -70,6 +72,24 @@ def write(
     return [folder / name for name in texts]
 
 
+def read(folder: Path) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of a folder's leaderboard.json, and what it says of the sweep.
+
+    Raises:
+        UsageError: there is no leaderboard.json, or it is none.
+    """
+    path = folder / "leaderboard.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [row_of(entry) for entry in content["rows"]], content["about"]
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"results={str(folder)!r} holds no leaderboard.json; give the folder of a leaderboard"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"results={str(path)!r} is no leaderboard that `sketch-eval leaderboard` wrote") from error
+
+
 def row_of(entry: dict[str, Any]) -> Row:
     """The row of an entry of leaderboard.json, whose missing numbers are null there."""
     known: dict[str, Any] = {key: math.nan if entry[key] is None else entry[key] for key in COLUMNS if key in entry}
@@ -107,46 +127,46 @@ def markdown(rows: list[Row], about: dict[str, Any], pictures: Sequence[Path] = 
         referred = {key: row for key, row in found.items() if key[:2] in columns and not math.isnan(row.to_reference)}
         if referred:
             page.append(_section(f"{group}: {metric}, against the reference", list(columns), places, referred, choice))
-        way = {
+        ways = {
             key: row
             for key, row in found.items()
             if key[:2] in columns and not math.isnan(row.way) and math.isnan(row.needle_depth)
         }
-        if way:
+        if ways:
             title = f"{group}: {metric}, share of the way from window to clairvoyant"
-            page.append(_section(title, list(columns), places, way, way_gone))
+            page.append(_section(title, list(columns), places, ways, way_gone))
     page.append(_bytes({_place(row): row for row in sorted(rows, key=_by_cap)}))
     return "\n".join(page)
 
 
 def entry(row: Row) -> str:
     """One row as an entry of a table."""
-    value = f"{_short(row.value)} [{_short(row.value_low)}, {_short(row.value_high)}]"
+    value = scored(row.value, row.value_low, row.value_high)
     if row.kind == "full":
         return value
     if not row.bound:
-        return f"{_short(row.value)} = full"
-    change = _change(row.unit, row.difference, row.difference_low, row.difference_high)
-    return f"{value}{change and '; '}{change}; {percent(row.binding)}{' ‡' if row.same_as else ''}"
+        return f"{short(row.value)} = full"
+    off = change(row.unit, row.difference, row.difference_low, row.difference_high)
+    return f"{value}{off and '; '}{off}; {percent(row.binding)}{' ‡' if row.same_as else ''}"
 
 
 def versus(row: Row) -> str:
     """A sketch's differences to `window` and to `exact` as an entry of a table; empty where there are none."""
     if row.kind != "sketch" or row.same_as:
         return ""
-    window = _change(row.unit, row.to_window, row.to_window_low, row.to_window_high)
-    exact = _change(row.unit, row.to_exact, row.to_exact_low, row.to_exact_high)
-    return "; ".join(f"{name} {change}" for name, change in (("window", window), ("exact", exact)) if change)
+    window = change(row.unit, row.to_window, row.to_window_low, row.to_window_high)
+    exact = change(row.unit, row.to_exact, row.to_exact_low, row.to_exact_high)
+    return "; ".join(f"{name} {off}" for name, off in (("window", window), ("exact", exact)) if off)
 
 
 def choice(row: Row) -> str:
     """A row's difference to the grid's reference as an entry of a table."""
-    return _change(row.unit, row.to_reference, row.to_reference_low, row.to_reference_high)
+    return change(row.unit, row.to_reference, row.to_reference_low, row.to_reference_high)
 
 
 def way_gone(row: Row) -> str:
     """A row's share of the way from `window` to `clairvoyant` as an entry of a table."""
-    return f"{row.way:.0%}" + ("" if math.isnan(row.way_low) else f" [{row.way_low:.0%}, {row.way_high:.0%}]")
+    return way(row.way, row.way_low, row.way_high)
 
 
 def _by_cap(row: Row) -> float:
@@ -186,28 +206,9 @@ def _bytes(rows: dict[tuple[str, str], Row]) -> str:
     header = ["cap", "cell", "KV KiB", "sketch KiB", "total KiB", "saving"]
     lines = ["## Memory of one sequence\n", _line(header), _line(["---:", "---", *["---:"] * 4])]
     for (cap, cell), row in rows.items():
-        kib = [f"{size / 1024:,.1f}" for size in (row.kv_bytes, row.sketch_bytes, row.total_bytes)]
-        lines.append(_line([cap, cell, *kib, f"{row.saving:.1%}"]))
+        sizes = map(kib, (row.kv_bytes, row.sketch_bytes, row.total_bytes))
+        lines.append(_line([cap, cell, *sizes, f"{row.saving:.1%}"]))
     return "\n".join([*lines, ""])
-
-
-def _change(unit: str, *numbers: float) -> str:
-    """A difference with its interval; empty where it is not known."""
-    change, low, _ = numbers
-    if math.isnan(change):
-        return ""
-    if math.isnan(low):
-        return f"{change:+.1f}{sign(unit)}"
-    if unit == "points" or max(abs(number) for number in numbers) < 200:
-        return f"{change:+.1f}{sign(unit)} [{low:+.1f}, {numbers[2]:+.1f}]"
-    return "{}× [{}, {}]".format(*(_short(1 + number / 100) for number in numbers))
-
-
-def _short(number: float) -> str:
-    """Three digits or so."""
-    if math.isnan(number):
-        return "–"
-    return f"{number:.3f}" if abs(number) < 10 else f"{number:.1f}" if abs(number) < 1000 else f"{number:,.0f}"
 
 
 def _csv(rows: list[Row]) -> str:

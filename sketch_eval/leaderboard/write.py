@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from sketch_eval.errors import UsageError
-from sketch_eval.leaderboard import page, static, tables
+from sketch_eval.leaderboard import page, plots, tables, views
 from sketch_eval.leaderboard.row import Row, frame
 from sketch_eval.leaderboard.runs import Sweep
 from sketch_eval.sweep.store import write_file
@@ -27,8 +27,8 @@ class Written(NamedTuple):
 def write(folder: Path, output: Path | None = None) -> Written:
     """Write the leaderboard of a sweep's folder.
 
-    leaderboard.md with its pictures, .csv and .json are the same for every run of one sweep, killed in between or not;
-    timings.csv and leaderboard.html, which shows the times too, are not.
+    leaderboard.md with its pictures, .csv, .json and .html are the same for every run of one sweep, killed in between
+    or not; timings.csv is not.
 
     Args:
         folder: a folder that `sketch-eval sweep` wrote.
@@ -47,38 +47,53 @@ def write(folder: Path, output: Path | None = None) -> Written:
     target = folder if output is None else output
     target.mkdir(parents=True, exist_ok=True)
     data = frame(rows)
-    pictures = static.pictures(target, data, about)
-    tables.write(target, rows, about, [runs[row.row] for row in rows], pictures)
+    tables.write(target, rows, about, [runs[row.row] for row in rows], pictures(target, data, about))
     timings = pd.DataFrame(sweep.timings())
     write_file(target / "timings.csv", timings.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    return Written(rows, _draw(target, data, about, timings), list(sweep.about["tasks"]), missing)
+    return Written(rows, page.write(target, data, about), list(sweep.about["tasks"]), missing)
 
 
-def write_page(folder: Path, output: Path | None = None) -> Path:
-    """Write leaderboard.html and figures/ out of a folder's tables alone, and return the path of the page.
+def write_page(folder: Path, output: Path | None = None, figures: bool = False) -> Path:
+    """Write leaderboard.html out of a folder's tables alone, and return its path.
 
     Args:
-        folder: a folder with a leaderboard.json, and with a timings.csv if the page is to show times.
+        folder: a folder with a leaderboard.json.
         output: where to write, by default there.
+        figures: whether to write figures/ as well, every plot as PNG and SVG.
 
     Raises:
         UsageError: there is no leaderboard.json, or it is none.
     """
-    path, times = folder / "leaderboard.json", folder / "timings.csv"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        data, about = frame([tables.row_of(entry) for entry in content["rows"]]), content["about"]
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"results={str(folder)!r} holds no leaderboard.json; give the folder of a leaderboard"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"results={str(path)!r} is no leaderboard that `sketch-eval leaderboard` wrote") from error
-    target = folder if output is None else output
-    target.mkdir(parents=True, exist_ok=True)
-    return _draw(target, data, about, pd.read_csv(times) if times.exists() else None)
+    rows, about = tables.read(folder)
+    data, target = frame(rows), folder if output is None else output
+    if figures:
+        draw(target / "figures", data, about)
+    return page.write(target, data, about)
 
 
-def _draw(target: Path, data: pd.DataFrame, about: dict[str, Any], timings: pd.DataFrame | None) -> Path:
-    static.write(target, data, {task: entry["primary"] for task, entry in about["tasks"].items()})
-    return page.write(target, data, about, timings)
+def pictures(folder: Path, rows: pd.DataFrame, about: dict[str, Any]) -> list[Path]:
+    """Draw bytes.png and cells.png of what the page opens on, where there is data for them; returns their paths."""
+    subject, paths = views.opening(views.subjects(rows, about)), []
+    for name in ("bytes", "cells"):
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)
+        if (drawn := plots.picture(name, rows, subject)) is not None:
+            path.write_bytes(drawn)
+            paths.append(path)
+    return paths
+
+
+def draw(folder: Path, rows: pd.DataFrame, about: dict[str, Any]) -> list[Path]:
+    """Write every plot of each task or group as PNG and SVG, by its main metric, and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("*.png"), *folder.glob("*.svg")):
+        old.unlink()  # Of a grid that may have changed.
+    paths = []
+    for subject in views.columns(views.subjects(rows, about)):
+        called = re.sub(r"[^\w.-]+", "_", subject.name)
+        for name in plots.PLOTS:
+            for kind in ("png", "svg"):
+                if (drawn := plots.picture(name, rows, subject, kind)) is not None:
+                    paths.append(folder / f"{name}-{called}.{kind}")
+                    paths[-1].write_bytes(drawn)
+    return paths

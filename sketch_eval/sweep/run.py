@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
@@ -66,6 +67,9 @@ class Watcher(Protocol):
 
     def done(self, job: Job, seconds: float, reason: str | None) -> None:
         """A job took so long; reason: why it failed, None where it did not."""
+
+    def scored(self, job: Job, about: About, record: Callable[[], Mapping[str, Any]]) -> None:
+        """A job's run is there, from before or since now; record reads it."""
 
 
 def seeded(grid: Grid, cell: CacheConfig) -> list[CacheConfig]:
@@ -137,10 +141,12 @@ def _run(grid: Grid, store: Store, crew: Crew, watcher: Watcher) -> Report:
     for phase in filter(None, phases):
         todo: list[Job] = []
         for job in phase:
-            if store.find(key(job), mend=True) is None:
+            path = store.find(key(job), mend=True)
+            if path is None:
                 todo.append(job)
             else:
                 report.kept.append(job)
+                watcher.scored(job, crew.about, partial(store.read, path))
                 store.forgive(key(job))
         watcher.begin(todo, weights)
         for job, outcome in crew.execute(todo, answers):
@@ -155,6 +161,7 @@ def _run(grid: Grid, store: Store, crew: Crew, watcher: Watcher) -> Report:
                 report.ran.append(job)
                 report.pass_seconds += outcome.record["times"]["pass_seconds"]
                 watcher.done(job, outcome.record["times"]["seconds"], None)
+                watcher.scored(job, crew.about, partial(_the_record, outcome))
             else:
                 report.failed[job] = _reason(outcome)
                 store.fail(job.name, key(job), "".join(traceback.format_exception(outcome)))
@@ -163,6 +170,10 @@ def _run(grid: Grid, store: Store, crew: Crew, watcher: Watcher) -> Report:
             found = {job.task: store.find(key(job)) for job in phase}
             weights = {task: store.read(path)["times"]["seconds"] for task, path in found.items() if path is not None}
     return report
+
+
+def _the_record(outcome: Finished) -> Mapping[str, Any]:
+    return outcome.record
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,331 @@
+"""What a reader looks at: one metric of one task, or of a group of tasks, cell by cell, and the points of its plots."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from sketch_eval.leaderboard.numbers import change, kib, scored
+from sketch_eval.leaderboard.row import task_family
+from sketch_eval.policies import POLICIES
+
+DEPTH = r"_depth_\d+$"
+MAIN = "byte_perplexity"
+"""The metric that a text is shown by where it has it: the one that texts and models of all kinds share."""
+KEY = ["cell", "cap"]
+KEPT = """row cell cap kind importance unit higher_is_better documents spread_low spread_high binding bound same_as
+    total_bytes width depth""".split()
+ASIDE = 0.03
+"""Share of a plot's axis by which points of equal bytes stand aside, so that they do not hide each other."""
+POINT = "panel name method at x y low high far front label said bytes n".split()
+NUMBERS = ["value", "difference", "to_window", "to_exact", "to_reference", "way"]
+"""Columns of `Row` that have an interval, in columns of the same name with `_low` and `_high`."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What cells are compared by: a metric of one task, or its mean over a group of tasks that differ in length alone.
+
+    Attributes:
+        name: the task's name, or the group's.
+        metric: lm-eval's name of the metric.
+        tasks: the tasks: one, or all of the group's.
+    """
+
+    name: str
+    metric: str
+    tasks: tuple[str, ...]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it is a group."""
+        return self.tasks != (self.name,)
+
+
+def subjects(rows: pd.DataFrame, about: dict[str, Any]) -> list[Subject]:
+    """All there is to compare by, each group before its tasks; parts of a metric, such as `acc_depth_25`, left out.
+
+    There are no groups while runs are missing: the mean over the tasks that happen to be finished is another number.
+    """
+    whole = rows[~rows["metric"].str.contains(DEPTH, regex=True)]
+    pairs = [(str(task), str(metric)) for task, metric in whole[["task", "metric"]].drop_duplicates().to_numpy()]
+    # The metric that stands for a task comes first.
+    pairs = sorted(pairs, key=lambda pair: pair[1] != main_metric(pairs, about, pair[0]))
+    complete = not any(note.startswith("NOT COMPLETE") for note in about.get("notes", []))
+    groups: dict[tuple[str, str], list[str]] = {}
+    for task, metric in pairs:
+        groups.setdefault((task_family(task), metric), []).append(task)
+    order = {task: place for place, task in enumerate(dict.fromkeys(rows["task"]))}
+    found: list[Subject] = []
+    for (family, metric), tasks in groups.items():
+        if len(tasks) > 1 and complete:
+            found.append(Subject(family, metric, tuple(tasks)))
+        found += [Subject(task, metric, (task,)) for task in tasks]
+    return sorted(found, key=lambda one: min(order[task] for task in groups[task_family(one.tasks[0]), one.metric]))
+
+
+def main_metric(pairs: list[tuple[str, str]], about: dict[str, Any], task: str) -> str:
+    """The metric that stands for a task: its byte perplexity, or the first that the grid asks for."""
+    metrics = [metric for one, metric in pairs if one == task]
+    primary = about.get("tasks", {}).get(task, {}).get("primary", "")
+    return next((metric for metric in (MAIN, primary) if metric in metrics), metrics[0])
+
+
+def columns(found: list[Subject]) -> list[Subject]:
+    """One subject for each group, and for each task of none: what a table of all tasks has a column for."""
+    chosen: dict[str, Subject] = {}
+    for one in found:
+        chosen.setdefault(task_family(one.tasks[0]), one)
+    return list(chosen.values())
+
+
+def opening(found: list[Subject]) -> Subject:
+    """What is shown first: a text, by its perplexity, where there is one."""
+    wanted = [one for one in found if one.metric == MAIN] or [one for one in found if "perplexity" in one.metric]
+    return (wanted or found)[0]
+
+
+def texts(found: list[Subject]) -> list[Subject]:
+    """The columns that are perplexities of texts, those that share a metric first."""
+    return sorted((one for one in columns(found) if "perplexity" in one.metric), key=lambda one: one.metric != MAIN)
+
+
+def main_caps(rows: pd.DataFrame) -> list[float]:
+    """The caps at which something else than a window stands, smallest first: those that cells are compared at."""
+    bounded = rows[rows["cap"].notna()]
+    others = bounded[bounded["cell"].map(method) != "window"]
+    return sorted((others if len(others) else bounded)["cap"].unique().tolist())
+
+
+def opening_cap(rows: pd.DataFrame, table: pd.DataFrame) -> float | None:
+    """The cap that is shown first: the middle one of those at which cells of a table of `cells` lose pairs."""
+    caps = [cap for cap in main_caps(rows) if table["bound"][table["cap"] == cap].any()] or main_caps(rows)
+    return caps[(len(caps) - 1) // 2] if caps else None
+
+
+def cells(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
+    """One row a cell and cap, with those columns of `Row` that are read, and `lost`, `method`, `foresees` and `of`.
+
+    lost is the difference to the full cache with the sign that makes more of it worse, and lost_low and lost_high its
+    interval; `of` the number of tasks. A group's numbers are the means over its tasks, of cells that have all of them,
+    without intervals: those of its tasks are not independent where they share documents.
+    """
+    own = rows[(rows["metric"] == subject.metric) & rows["task"].isin(subject.tasks) & rows["value"].notna()]
+    own = own[[*KEPT, *(f"{name}{end}" for name in NUMBERS for end in ("", "_low", "_high"))]].assign(of=1)
+    if subject.grouped:
+        own = _mean(own, len(subject.tasks))
+    turned = own["higher_is_better"].astype(bool)
+    lost = own["difference"].where(~turned, -own["difference"])
+    low = own["difference_low"].where(~turned, -own["difference_high"])
+    high = own["difference_high"].where(~turned, -own["difference_low"])
+    return own.assign(
+        lost=lost,
+        lost_low=low,
+        lost_high=high,
+        method=own["cell"].map(method),
+        foresees=own["importance"].map(foresees),
+    ).reset_index(drop=True)
+
+
+def _mean(own: pd.DataFrame, tasks: int) -> pd.DataFrame:
+    """The means over a group's tasks."""
+    full = own["value"][own["kind"] == "full"].mean()
+    made = []
+    for _, group in own.groupby(KEY, sort=False, dropna=False):
+        if len(group) < tasks:
+            continue
+        first, value = group.iloc[0].to_dict(), group["value"].mean()
+        points = first["unit"] == "points"
+        numbers = dict.fromkeys([f"{name}{end}" for name in NUMBERS for end in ("_low", "_high")], math.nan)
+        numbers |= {name: group[name].mean() if points else math.nan for name in ("to_window", "to_exact")}
+        numbers |= {"to_reference": group["to_reference"].mean() if points else math.nan, "way": math.nan}
+        difference = 100 * (value - full) if points else 100 * (value / full - 1)
+        same = "group" if (group["same_as"].fillna("") != "").all() else ""
+        made.append(
+            first | numbers | {"value": value, "difference": difference, "same_as": same, "row": "", "of": tasks}
+            | {"binding": group["binding"].mean(), "bound": bool(group["bound"].any())}
+            | {"documents": int(group["documents"].sum()), "spread_low": math.nan, "spread_high": math.nan}
+        )  # fmt: skip
+    return pd.DataFrame(made, columns=own.columns)
+
+
+@cache
+def method(cell: str) -> str:
+    """A cell's name without its sizes and options: how it ranks, what becomes of a victim, and how pairs are kept.
+
+    `count_min 512×4 topk32 decay=0.9` is `count_min`, `exact aggregate store=int4` is `exact aggregate int4`.
+    """
+    head, *rest = cell.split()
+    fate = [word for word in rest if re.fullmatch(r"aggregate\w*", word)]
+    store = [word.removeprefix("store=") for word in rest if word.startswith("store=")]
+    return " ".join([head, *fate, *store])
+
+
+@cache
+def family(cell: str) -> str:
+    """A cell's name without the size of its sketch: `count_min 512×4 topk32` is of `count_min topk32`."""
+    return re.sub(r"\s*\b\d+[×x]\d+\b", "", cell).strip()
+
+
+def foresees(importance: str) -> bool:
+    """Whether a ranking has to know the text before it is read, so that it is a ceiling and nothing to use."""
+    return importance in POLICIES and bool(POLICIES[importance].foresees)
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """The cells of `cells` that can be ranked: that lose pairs, that foresee nothing, and that were run themselves."""
+    return table[table["bound"].astype(bool) & ~table["foresees"] & (table["same_as"].fillna("") == "")]
+
+
+def window_bytes(rows: pd.DataFrame) -> dict[float, float]:
+    """By cap, the bytes of the plain window, with which all others are compared; of the cheapest cell without one."""
+    plain = rows[(rows["cell"] == "window") & rows["cap"].notna()]
+    found = rows[rows["cap"].notna()].groupby("cap")["total_bytes"].min().to_dict()
+    found |= plain.groupby("cap")["total_bytes"].first().to_dict()
+    return {float(cap): float(count) for cap, count in found.items()}
+
+
+def by_bytes(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
+    """The points of `bytes` and `cells`, a panel a cap: what each cell loses, and its bytes over the window's.
+
+    In a panel stand the cells of its cap that lose pairs, and the windows and unbounded stores of as many bytes. `x` is
+    in KiB, with points of equal bytes a little apart; `y`, `low` and `high` are what is lost, cut off where few cells
+    lie beyond the others, and `far` then says the number; `front` marks those that none beats at as few bytes.
+    """
+    table = table[(table["same_as"].fillna("") == "") & table["lost"].notna() & (table["kind"] != "full")]
+    base, panels = window_bytes(rows), []
+    for cap in main_caps(rows):
+        own = table[(table["cap"] == cap) & table["bound"].astype(bool)]
+        if own.empty:
+            continue
+        alike = (table["method"] == "window") | table["cap"].isna()
+        others = table[alike & (table["cap"] != cap) & table["bound"].astype(bool)]
+        others = others[others["total_bytes"].between(own["total_bytes"].min(), own["total_bytes"].max())]
+        panel = pd.concat([own, others])
+        panel = panel.assign(panel=f"cap {cap:g}", over=(panel["total_bytes"] - base[cap]) / 1024)
+        panel["label"] = [
+            "" if one == cap else "unbounded" if math.isnan(one) else f"cap {one:g}" for one in panel["cap"]
+        ]
+        panel["x"] = _aside(panel["over"], panel["label"])
+        panels.append(_drawn(_clipped(panel)))
+    return pd.concat(panels, ignore_index=True) if panels else pd.DataFrame()
+
+
+def by_total(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
+    """The points of `total`: what each cell that loses pairs loses, at any cap, and its KiB; columns as above."""
+    own = table[(table["same_as"].fillna("") == "") & table["lost"].notna() & table["bound"].astype(bool)]
+    if own.empty:
+        return own
+    return _drawn(_clipped(own.assign(x=own["total_bytes"] / 1024, label="", panel="all")))
+
+
+def by_cap(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
+    """The points of `caps`: the mean over a family's cells of what they lose at each cap, where they lose pairs.
+
+    low and high are the interval where that is one cell, else the least and the greatest of them; `count` is how many.
+    """
+    table = usable(table)
+    table = table[table["cap"].notna() & table["lost"].notna()].assign(family=table["cell"].map(family))
+    found = []
+    for (line, cap), group in table.groupby(["family", "cap"], sort=False):
+        one, first = len(group) == 1, group.iloc[0]
+        low, high = (first["lost_low"], first["lost_high"]) if one else (group["lost"].min(), group["lost"].max())
+        what = first["cell"] if one else f"{line}, the mean of {len(group)}"
+        found.append(
+            {"family": line, "method": first["method"], "cap": cap, "y": group["lost"].mean(), "low": low,
+             "high": high, "count": len(group), "what": what, "said": change(first["unit"], group["difference"].mean())}
+        )  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def by_size(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
+    """The tiles of `sizes`: what sketches lose by `family`, cap, width and depth."""
+    table = table[(table["kind"] == "sketch") & table["width"].notna() & table["lost"].notna()]
+    table = table.assign(family=table["cell"].map(family), panel=table["cap"].map("cap {:g}".format))
+    keys = ["family", "panel", "width", "depth"]
+    tiles = table.groupby(keys, sort=False, as_index=False).agg(
+        lost=("lost", "mean"), bound=("bound", "any"), unit=("unit", "first")
+    )
+    tiles["said"] = [f"{lost:.1f}" if bound else "= full" for lost, bound in zip(tiles.lost, tiles.bound, strict=True)]
+    return tiles.assign(width=tiles["width"].astype(int), depth=tiles["depth"].astype(int))
+
+
+def by_depth(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
+    """The points of `depths`: the score by where the fact stood, 0 (start) to 1 (end), a line a family."""
+    known = rows["needle_depth"].notna() & rows["value"].notna()
+    part = rows["metric"].str.replace(DEPTH, "", regex=True) == subject.metric
+    own = rows[known & part & rows["task"].isin(subject.tasks) & (rows["same_as"].fillna("") == "")]
+    if own["needle_depth"].nunique() < 2:
+        return own.iloc[:0]
+    own = own.assign(method=own["cell"].map(method), family=own["cell"].map(family))
+    full, panels = own[own["kind"] == "full"], []
+    for cap in main_caps(rows):
+        here = own[(own["cap"] == cap)]
+        lines = here.groupby(["family", "method", "needle_depth"], sort=False, as_index=False).agg(
+            y=("value", "mean"), low=("value_low", "min"), high=("value_high", "max"), n=("documents", "max")
+        )
+        base = full.assign(y=full["value"], family="full", method="full", n=full["documents"])
+        panels.append(pd.concat([lines, base]).assign(panel=f"cap {cap:g}"))
+    found = pd.concat(panels, ignore_index=True)
+    found["said"] = [scored(value) for value in found["y"]]
+    return found[["panel", "family", "method", "needle_depth", "y", "n", "said"]]
+
+
+def _drawn(panel: pd.DataFrame) -> pd.DataFrame:
+    """The columns that a plot needs, with what a point says of itself and the Pareto front."""
+    said = [
+        change(row["unit"], row["difference"], row["difference_low"], row["difference_high"])
+        for row in panel.to_dict("records")
+    ]
+    return panel.assign(
+        said=said, bytes=panel["total_bytes"].map(kib), front=_front(panel), n=panel["documents"],
+        name=[cell + (f" ({label})" if label else "") for cell, label in zip(panel.cell, panel.label, strict=True)],
+        low=panel["low"].where(panel["far"] == ""), high=panel["high"].where(panel["far"] == ""),
+        at=panel["cap"].map(lambda cap: "unbounded" if math.isnan(cap) else f"{cap:g}"),
+    )[POINT]  # fmt: skip
+
+
+def _front(panel: pd.DataFrame) -> pd.Series:
+    """Which cells none beats at as few bytes; what foresees the text takes no part."""
+    able = panel[~panel["foresees"]].sort_values(["total_bytes", "lost"], kind="stable")
+    best = able["lost"].cummin().shift(fill_value=math.inf)
+    return panel.index.to_series().isin(able.index[able["lost"] < best])
+
+
+def _clipped(panel: pd.DataFrame) -> pd.DataFrame:
+    """`y`, `low`, `high` and `far`: one cell that went astray would hide what the others differ by."""
+    panel = panel.reset_index(drop=True)
+    lower, upper = panel["lost"].quantile([0.25, 0.75])
+    reach = 4 * (upper - lower)
+    least, most = (lower - reach, upper + reach) if reach > 0 else (-math.inf, math.inf)
+    inside = panel["lost"][panel["lost"].between(least, most)]
+    shown = panel["lost"].clip(min(inside.min(), least + reach), inside.max() + 0.12 * (inside.max() - inside.min()))
+    off = ~panel["lost"].between(least, most)
+    far = [
+        f"{'▲' if row['lost'] > most else '▼'} {change(row['unit'], row['difference']).split(' [')[0]}" if out else ""
+        for out, row in zip(off, panel.to_dict("records"), strict=True)
+    ]
+    shown = shown.where(off, panel["lost"])
+    # An interval may be far longer than the cells are apart; it then runs to the end of the axis.
+    span = shown.max() - shown.min()
+    ends = {"low": panel["lost_low"], "high": panel["lost_high"]}
+    if span > 0 and len(panel) > 2:
+        ends = {name: end.clip(shown.min() - 1.5 * span, shown.max() + 1.5 * span) for name, end in ends.items()}
+    return panel.assign(y=shown, far=far, **ends)
+
+
+def _aside(over: pd.Series, label: pd.Series) -> pd.Series:
+    """The numbers with those too near to be told apart a little aside on a symmetric log axis, labelled ones last."""
+    log = over.map(lambda value: math.copysign(math.log1p(abs(value)), value))
+    step = max(log.max() - log.min(), 1.0) * ASIDE
+    group = (log.sort_values(kind="stable").diff() > step / 2).cumsum().reindex(over.index)
+    order = pd.DataFrame({"group": group, "log": log, "last": label != ""}).sort_values(["group", "last", "log"])
+    together = order.groupby("group")["log"]
+    number = together.transform("size")
+    moved = together.transform("mean") + (together.cumcount() - (number - 1) / 2) * step * (10 / number).clip(upper=1)
+    return moved.reindex(over.index).map(lambda value: math.copysign(math.expm1(abs(value)), value))
