@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -14,6 +15,7 @@ from sketch_eval.leaderboard.row import task_family
 
 if TYPE_CHECKING:
     from sketch_eval.commands.reproduce import Comparison
+    from sketch_eval.commands.verify import Report
     from sketch_eval.evaluate.work import Job
     from sketch_eval.leaderboard.row import Row
     from sketch_eval.sweep.plan import Line
@@ -122,6 +124,16 @@ def comparison_table(comparison: Comparison) -> Table:
     table = _table(["", "recorded", "now"], "")
     for key, recorded in comparison.recorded.items():
         table.add_row(key, str(recorded), str(comparison.now[key]))
+    return table
+
+
+def report_table(report: Report) -> Table:
+    """What `sketch-eval verify` looked at."""
+    table = Table()
+    for column in ("check", "", "expected", "found", "verdict"):
+        table.add_column(column)
+    for check in report.checks:
+        table.add_row(*map(escape, (check.kind, check.name, check.expected, check.found, check.verdict)))
     return table
 
 
