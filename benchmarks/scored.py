@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -85,19 +84,25 @@ def make(layers: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(n_layer=layers)).eval()
 
 
-def peak(way: str, layers: int) -> float:
-    """MiB at the peak of a process that scores rolling text."""
-    code = f"from {Path(__file__).stem} import *; print(take({way!r}, {layers}))"
+def peak(way: str) -> float:
+    """MiB at the peak of a process that scores rolling text with two of the layers, beyond what loading took."""
+    code = f"from {Path(__file__).stem} import take; print(take({way!r}))"
     environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     return float(told.stdout.split()[-1])
 
 
-def take(way: str, layers: int) -> float:
-    lm = load({"scored": SketchGPT2, "whole": WholeGPT2}[way], make(layers), None)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def take(way: str) -> float:
+    lm = load({"scored": SketchGPT2, "whole": WholeGPT2}[way], make(2), None)
+    before = resident()
     lm._loglikelihood_tokens(requests("rolling text"), disable_tqdm=True)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (resident() - before) / 1024
+
+
+def resident() -> int:
+    """KiB at the peak so far; getrusage's would be the parent's where that had more."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def main(
@@ -128,11 +133,11 @@ def main(
             cache = "full" if cap is None else f"cap {cap}"
             rows += [f"| {shape} | {cache} | {whole:.2f} | {scored:.2f} | {whole / scored:.2f} | {off:.1g} | {alike} |"]
             print(rows[-1], flush=True)
-    most = {way: peak(way, layers) for way in ("whole", "scored")}
+    most = {way: peak(way) for way in ("whole", "scored")}
     threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
     text = [
         f"{layers} layers, {platform.machine()}, {threads}, torch {torch.__version__}.", "", *rows, "",
-        f"Peak memory of {WINDOWS} × 1024 tokens of rolling text with the full cache, beyond the loaded model: "
+        f"Peak memory of {WINDOWS} × 1024 tokens of rolling text, the full cache, beyond the loaded model (2 layers): "
         f"{most['whole']:,.0f} MiB whole, {most['scored']:,.0f} MiB scored ({most['scored'] / most['whole']:.2f} ×).",
     ]  # fmt: skip
     print("\n".join(text))
