@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -114,9 +115,13 @@ def in_parts(model: PreTrainedModel, tokens: torch.Tensor, cache: Cache, size: i
         yield model(part, past_key_values=cache)
 
 
+_signature = lru_cache(maxsize=64)(inspect.signature)
+"""Of a class's forward, once: to make it takes as long as a layer's step."""
+
+
 def _announce(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
     """Before the model's forward: tell the cache what tokens come, and send it along to the attention function."""
-    call = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    call = _signature(type(module).forward).bind(module, *args, **kwargs).arguments
     cache, tokens, mask = (call.get(name) for name in ("past_key_values", "input_ids", "attention_mask"))
     _bounded.set(isinstance(cache, SketchCache))
     if not isinstance(cache, SketchCache | Recorder):

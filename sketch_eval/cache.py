@@ -244,9 +244,13 @@ class SketchCache(Cache):
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         """Output `[batch, tokens, query heads, head_dim]` of one layer's attention; the arguments are as in `Call`."""
         tokens, valid = self._tokens.to(q.device), self._valid.to(q.device)  # Layers may be on several devices.
-        # Autocast would round scores and hashes to half precision (docs/design.md §2: decisions are float32).
-        with torch.autocast(q.device.type, enabled=False):
-            output, trace = self.layers[layer].attend(Call(q, k, v, tokens, valid, scaling))
+        call = Call(q, k, v, tokens, valid, scaling)
+        if torch.is_autocast_enabled(q.device.type):
+            # It would round scores and hashes to half precision (docs/design.md §2: decisions are float32).
+            with torch.autocast(q.device.type, enabled=False):
+                output, trace = self.layers[layer].attend(call)
+        else:
+            output, trace = self.layers[layer].attend(call)
         if self.traced:
             self._traces[layer].append(trace)
         return output

@@ -89,6 +89,19 @@ def _rotary_kinds(config: Any) -> Iterator[str]:
         yield one.get("rope_type", "default")
 
 
+def _as_they_are(config: Any, logits: Any) -> Any:
+    return logits
+
+
+def _scaled(config: Any, logits: Any) -> Any:
+    return logits / config.logits_scaling
+
+
+def _capped(config: Any, logits: Any) -> Any:
+    cap = config.final_logit_softcapping
+    return logits if cap is None else (logits / cap).tanh() * cap
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of models.
@@ -98,12 +111,14 @@ class Family:
         examples: names to try.
         shape: the shape of a config's cache.
         flaw: why a model of the family cannot be served exactly, with what would do; empty where it can.
+        finish: what its models do to the logits that their head makes.
     """
 
     title: str
     examples: str
     shape: Callable[[Any], Shape] = common_shape
     flaw: Callable[[Any], str] = common_flaw
+    finish: Callable[[Any, Any], Any] = _as_they_are
 
 
 FAMILIES: dict[str, Family] = {
@@ -118,9 +133,9 @@ FAMILIES: dict[str, Family] = {
     "olmo": Family("OLMo", "allenai/OLMo-1B-hf"),
     "olmo2": Family("OLMo 2", "allenai/OLMo-2-0425-1B"),
     "gemma": Family("Gemma", "google/gemma-2b"),
-    "gemma3_text": Family("Gemma 3", "google/gemma-3-270m"),
+    "gemma3_text": Family("Gemma 3", "google/gemma-3-270m", finish=_capped),
     "smollm3": Family("SmolLM3", "HuggingFaceTB/SmolLM3-3B-Base"),
-    "granite": Family("Granite", "ibm-granite/granite-3.1-2b-base"),
+    "granite": Family("Granite", "ibm-granite/granite-3.1-2b-base", finish=_scaled),
 }
 """By transformers' `model_type`."""
 

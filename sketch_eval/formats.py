@@ -93,6 +93,10 @@ class Quantised(Format):
 
     def decode(self, parts: Parts) -> torch.Tensor:
         packed, grid = parts
+        if self.head_dim % self.group == 0:
+            grouped = self.unpack(packed).float().unflatten(-1, (-1, self.group))
+            scale, zero = grid.float().unsqueeze(-1).unbind(-2)
+            return (grouped * scale + zero).flatten(-2)
         scale, zero = (each.float().repeat_interleave(self.group, -1)[..., : self.head_dim] for each in grid.unbind(-1))
         return self.unpack(packed).float() * scale + zero
 
@@ -107,6 +111,9 @@ class Quantised(Format):
         """Codes uint8 `[..., head_dim]` in as few bytes as hold them: of eight codes, `bits` bytes."""
         if self.bits == 8:
             return codes
+        if self.bits == 4:  # As below, without words of 64 bits.
+            pairs = torch.nn.functional.pad(codes, (0, self.head_dim % 2)).unflatten(-1, (-1, 2))
+            return pairs[..., 0] | pairs[..., 1] << 4
         eights = torch.nn.functional.pad(codes, (0, -self.head_dim % 8)).unflatten(-1, (-1, 8)).long()
         words = (eights << self._places(8, self.bits, codes)).sum(-1, keepdim=True)
         packed = (words >> self._places(self.bits, 8, codes)) & 255
@@ -116,6 +123,8 @@ class Quantised(Format):
         """The codes uint8 `[..., head_dim]` of packed bytes."""
         if self.bits == 8:
             return packed
+        if self.bits == 4:
+            return torch.stack((packed & 15, packed >> 4), -1).flatten(-2)[..., : self.head_dim]
         bytes_ = torch.nn.functional.pad(packed, (0, -packed.shape[-1] % self.bits)).unflatten(-1, (-1, self.bits))
         words = (bytes_.long() << self._places(self.bits, 8, packed)).sum(-1, keepdim=True)
         codes = (words >> self._places(8, self.bits, packed)) & self.levels

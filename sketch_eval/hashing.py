@@ -37,10 +37,10 @@ def _families(stream: Stream) -> tuple[int, ...]:
 
 def _rowwise(constants: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Constants `[families, ...]` for rows `[rows, n, ...]`: `[...]` of a single family, else `[rows, 1, ...]`."""
-    constants = constants.to(rows.device)
-    if len(constants) == 1:
+    constants, families = constants.to(rows.device), constants.shape[0]
+    if families == 1:
         return constants[0]
-    return constants.repeat(len(rows) // len(constants), *(1 for _ in constants.shape[1:])).unsqueeze(1)
+    return constants.repeat(rows.shape[0] // families, *(1 for _ in constants.shape[1:])).unsqueeze(1)
 
 
 class PairwiseHash:

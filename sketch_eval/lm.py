@@ -25,6 +25,7 @@ from sketch_eval.counts import Count, Counts, passed
 from sketch_eval.errors import UsageError, report_in_one_line
 from sketch_eval.ledger import ledger
 from sketch_eval.loading import LoadedLM
+from sketch_eval.scored import Asked, Logits, Row, headless, logits_of
 from sketch_eval.unbounded import FormatCache
 
 report_in_one_line()  # lm-eval's command line imports this module when it is asked for the model.
@@ -48,6 +49,7 @@ class SketchHF(LoadedLM):
         self._forget_counts()
         self._asked: list[Count] = []
         self._scored = _NOTHING_SCORED
+        self._rows = Asked()
         self._passes: dict[bytes, Count] = {}
         self._contexts: list[str] = []
         self._answers: defaultdict[str, deque[Count]] = defaultdict(deque)
@@ -82,7 +84,14 @@ class SketchHF(LoadedLM):
         return sum(1 for _ in windows)
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        self._passes = {}
+        # What the model is given for each request: those that are given the same share one pass.
+        inputs = [
+            _key(torch.tensor((context + continuation)[-(self.max_length + 1) :][:-1]))
+            for _, context, continuation in requests
+        ]
+        self._passes, self._rows = {}, Asked()
+        for given, (_, _, continuation) in zip(inputs, requests, strict=True):
+            self._rows.add(given, len(continuation))
         size: Any = self.batch_size_per_gpu  # type: ignore[has-type]
         if self.cell.foresees:  # Padding after a text's end must not be foreseen: one text at a time.
             self.batch_size_per_gpu = 1
@@ -90,33 +99,39 @@ class SketchHF(LoadedLM):
             answers = super()._loglikelihood_tokens(requests, *args, **kwargs)
         finally:
             self.batch_size_per_gpu = size
-        for _, context, continuation in requests:
-            # Requests with the same input share one pass.
-            sequence = (context + continuation)[-(self.max_length + 1) :][:-1]
-            self._asked.append(self._passes[_key(torch.tensor(sequence))])
-        self._scored = _NOTHING_SCORED  # Nothing outlives a request.
+        self._asked += [self._passes[given] for given in inputs]
+        self._scored, self._rows = _NOTHING_SCORED, Asked()  # Nothing outlives a request.
         return answers
 
     def _model_call(
         self, inps: torch.Tensor, attn_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    ) -> Logits:
+        """The logits, which are made when `_select_cont_toks` asks for them."""
         cache = self._new_cache(inps)
         self._scored = (cache, inps, iter(range(len(inps))))
-        if cache is None:
-            return super()._model_call(inps, attn_mask, labels)
-        autocast = torch.autocast(
-            self.device.type, dtype=self.mixed_precision_dtype, enabled=self.mixed_precision_dtype is not None
-        )
-        with torch.no_grad(), autocast:
-            return torch.cat([part.logits for part in in_parts(self.model, inps, cache)], dim=1)
+        with headless(self.transformer) as hidden:
+            if cache is None:
+                super()._model_call(inps, attn_mask, labels)
+            else:
+                with torch.no_grad(), self._autocast():
+                    for _ in in_parts(self.model, inps, cache):
+                        pass
+        return Logits(torch.cat(hidden, dim=1), self._head, self._rows.spans(inps))
 
-    def _select_cont_toks(
-        self, logits: torch.Tensor, contlen: int | None = None, inplen: int | None = None
-    ) -> torch.Tensor:
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The logits of the last layer's output."""
+        with torch.no_grad(), self._autocast():
+            return logits_of(self.transformer, hidden).to(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = self.mixed_precision_dtype
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _select_cont_toks(self, logits: Row, contlen: int = 0, inplen: int = 0) -> torch.Tensor:
         cache, inps, rows = self._scored
         row = next(rows)
         self._passes[_key(inps[row, :inplen])] = passed(cache, row, inplen, self.rounds)
-        return super()._select_cont_toks(logits, contlen=contlen, inplen=inplen)
+        return logits.logits.log_softmax(logits.text, (inplen - contlen, inplen))
 
     # Generation. HFLM pads on the left, and goes on with every row until all have met a stop string.
 

@@ -162,7 +162,7 @@ class LayerState:
 
     def split(self, heads: torch.Tensor) -> torch.Tensor:
         """Heads `[batch, heads, ...]`, of keys or of queries, by row: `[rows, heads of a row, ...]`."""
-        return heads.unflatten(1, (self.units, -1)).flatten(0, 1)
+        return heads if self.units == 1 else heads.unflatten(1, (self.units, -1)).flatten(0, 1)
 
     def by_row(self, of_sequence: torch.Tensor) -> torch.Tensor:
         """What is said of each sequence, `[batch, ...]`, said of each row."""

@@ -11,6 +11,7 @@ import torch
 from conftest import tiny_model
 from hub import write_tokenizer
 from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from test_executions import assert_follows_oracle, small_cell
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
@@ -37,7 +38,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return str(path)
 
 
-def likelihoods(lm: SketchHF) -> list[float]:
+def likelihoods(lm: HFLM) -> list[float]:
     requests = [
         Instance("loglikelihood", {}, (text, " " + " ".join(TEXTS)), number) for number, text in enumerate(TEXTS)
     ]
@@ -51,6 +52,19 @@ def test_a_cap_that_holds_the_text_is_the_untouched_model_and_a_smaller_one_is_n
     )
     assert wide == pytest.approx(full, abs=1e-4)
     assert max(abs(one - other) for one, other in zip(narrow, full, strict=True)) > 0.01
+
+
+def test_logits_made_for_scored_rows_alone_are_the_models_own(folder: str) -> None:
+    config = json.loads(Path(folder, "config.json").read_text())
+    for setting in {"logits_scaling": 3.0, "final_logit_softcapping": 2.0}.items():
+        if setting[0] in config:
+            Path(folder, "config.json").write_text(json.dumps(config | dict([setting])))
+    ours, theirs = (
+        likelihoods(lm(pretrained=folder, batch_size=2, device="cpu"))
+        for lm in (lambda **more: SketchHF(max_cache_size=None, **more), HFLM)
+    )
+    Path(folder, "config.json").write_text(json.dumps(config))
+    assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

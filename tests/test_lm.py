@@ -13,6 +13,9 @@ from typing import Any, cast
 import pytest
 import torch
 from hub import words
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
@@ -21,7 +24,9 @@ from transformers import AutoModelForCausalLM
 
 from sketch_eval import UsageError
 from sketch_eval.cache import SketchCache
-from sketch_eval.lm import SketchGPT2
+from sketch_eval.config import CacheConfig
+from sketch_eval.counts import Count
+from sketch_eval.lm import SketchGPT2, _key
 from sketch_eval.provenance import fingerprint
 
 LAYERS = 2
@@ -105,6 +110,64 @@ def test_answers_and_counts_do_not_depend_on_the_batch(
         truth[len(SCORED) : -len(GENERATED)], abs=2e-3
     )
     assert backwards.counts.as_dict() == alone.counts.as_dict()
+
+
+class WholeGPT2(SketchGPT2):
+    """As lm-eval itself does it: logits of every token, all at once."""
+
+    def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> Any:
+        cache = self._new_cache(inps)
+        self._scored = (cache, inps, iter(range(len(inps))))
+        with torch.no_grad():
+            return self.model(inps, past_key_values=cache).logits
+
+    def _select_cont_toks(self, logits: Any, contlen: int = 0, inplen: int = 0) -> torch.Tensor:
+        self._passes[_key(self._scored[1][next(self._scored[2]), :inplen])] = Count()
+        return HFLM._select_cont_toks(self, logits, contlen=contlen, inplen=inplen)
+
+
+@pytest.fixture(scope="session")
+def both(checkpoint: str) -> tuple[SketchGPT2, SketchGPT2]:
+    settings: dict[str, Any] = {"pretrained": checkpoint, "device": "cpu", "max_length": 16, "max_cache_size": 5}
+    return SketchGPT2(**settings, sinks=1), WholeGPT2(**settings, sinks=1)
+
+
+# Ids of two tokens alone, one of which is also lm-eval's padding: texts that begin alike, that end in what may be
+# padding, that share a pass, that are too long, and that are scored from their first token on.
+EITHER = st.lists(st.sampled_from([0, 3]), min_size=1, max_size=12)
+
+
+@given(st.lists(st.tuples(EITHER, EITHER), min_size=1, max_size=9), st.sampled_from([None, 5]), st.integers(1, 4))
+@hypothesis_settings(max_examples=60)
+def test_rows_made_where_they_are_scored_answer_as_lm_evals_whole_logits_do(
+    both: tuple[SketchGPT2, SketchGPT2], asked: list[tuple[list[int], list[int]]], cap: int | None, batch_size: int
+) -> None:
+    answers = []
+    for lm in both:
+        lm.cell, lm.batch_size_per_gpu = CacheConfig(max_cache_size=cap, sinks=1), batch_size
+        answers.append(lm._loglikelihood_tokens([(("", ""), *one) for one in asked], disable_tqdm=True))
+    ours, theirs = answers
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    assert [score for score, _ in ours] == pytest.approx([score for score, _ in theirs], abs=1e-4)
+
+
+def test_logits_are_made_of_the_rows_that_are_scored_and_of_no_batch_at_once(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, made = make(checkpoint, batch_size=8, max_cache_size=16), []
+    head = lm._head
+
+    def watch(hidden: torch.Tensor) -> torch.Tensor:
+        made.append(len(hidden))
+        return head(hidden)
+
+    monkeypatch.setattr(lm, "_head", watch)
+    lm.loglikelihood(SCORED, disable_tqdm=True)
+    assert sum(made) == sum(len(lm.tok_encode(request.args[1])) for request in SCORED)
+    made.clear()
+    monkeypatch.setattr("sketch_eval.scored.ROWS", 300)
+    lm.loglikelihood_rolling(ROLLING, disable_tqdm=True)
+    assert max(made) <= 300 < sum(made)
 
 
 def test_counts_are_what_the_lengths_of_the_texts_make_them(checkpoint: str) -> None:
@@ -354,7 +417,7 @@ import sys
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from sketch_eval.lm import SketchGPT2
+from sketch_eval.lm import SketchGPT2, _key
 
 folder, address, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)

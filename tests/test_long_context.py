@@ -21,6 +21,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
 from sketch_eval import UsageError, bundled
+from sketch_eval.cache import SketchCache
 from sketch_eval.lm import SketchGPT2, SketchHF
 from sketch_eval.text import induction, long_text, needles, stdlib, stress
 from sketch_eval.text.fitting import Ruler, ruler
@@ -256,7 +257,9 @@ def test_a_bucket_is_the_sum_over_its_tokens_in_one_pass(cell: dict[str, Any]) -
     scores = long_text.process_results(row, lm.loglikelihood(requests, disable_tqdm=True))
     ids = lm.tok_encode(row["continuations"][-1])
     with torch.no_grad():
-        logits = lm._model_call(torch.tensor([[lm.prefix_token_id, *ids[:-1]]])).float().log_softmax(-1)[0]
+        cache = None if lm.cell.max_cache_size is None else SketchCache(lm.model.config, lm.cell)
+        given = torch.tensor([[lm.prefix_token_id, *ids[:-1]]])
+        logits = lm.model(given, past_key_values=cache).logits.log_softmax(-1)[0]
     tokens = logits.gather(1, torch.tensor(ids)[:, None])[:, 0].double()
     buckets = [name for name in scores if name.startswith("token_perplexity_")]
     for name, part in zip(buckets, tokens.split(row["token"]), strict=True):

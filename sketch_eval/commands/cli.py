@@ -206,6 +206,51 @@ def reproduce(
         raise typer.Exit(1)
 
 
+@app.command()
+def verify(
+    device: Annotated[str | None, typer.Option(help="such as cuda or cpu; default: CUDA where there is one")] = None,
+    cells: Annotated[
+        int, typer.Option(min=1, help="random cells on which executions are compared; beyond 24, of any policy")
+    ] = 24,
+    quick: Annotated[bool, typer.Option(help="time small passes only, which say little of large ones")] = False,
+    published: Annotated[
+        bool, typer.Option(help="also score GPT-2 on WikiText-2 and LAMBADA, where the hub or its cache has them")
+    ] = False,
+    output: Annotated[Path, typer.Option(help="the file to attach to a report")] = Path("runs/verify.json"),
+    known: Annotated[Path | None, typer.Option(help="a file of known scores; default: the package's own")] = None,
+    write_known: Annotated[
+        bool, typer.Option(help="measure the known scores and write them, after the bundled model was replaced")
+    ] = False,
+) -> None:
+    """Say whether this machine computes what it should, and how fast: status 1 where it does not. About a minute.
+
+    Every execution against the oracle, the bundled model's known scores, and the bounded pass's speed as ratios.
+    """
+    _quiet()
+    from sketch_eval.arguments import find_device
+    from sketch_eval.commands import verify as verifying
+    from sketch_eval.commands.verify.scores import KNOWN
+
+    place, file = find_device(device), known or KNOWN
+    if write_known:
+        for name, score in verifying.write_known(place, file).items():
+            console.print(f"{name}: {score:.6f} bits a byte")
+        console.print(f"known scores: {file}", soft_wrap=True, markup=False)
+        return
+    report = verifying.Report(place)
+    with console.status("beginning") as status:
+        for report in verifying.verify(place, cells, quick, published, file):
+            status.update(f"{report.checks[-1].name}: {report.checks[-1].verdict}")
+    report.write(output)
+    console.print(terminal.report_table(report))
+    failed = [check.name for check in report.checks if check.verdict == "FAILED"]
+    verdict = f"{len(failed)} FAILED: {'; '.join(failed)}" if failed else "all is as it should be"
+    console.print(f"{verdict}, in {terminal.span(report.seconds)} on {place}", soft_wrap=True, markup=False)
+    console.print(f"report: {output}", soft_wrap=True, markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
 def _read(config: str) -> Any:
     from sketch_eval.grid.grid import read
 

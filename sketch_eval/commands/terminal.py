@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -19,6 +20,7 @@ from sketch_eval.statistics import AGGREGATIONS
 
 if TYPE_CHECKING:
     from sketch_eval.commands.reproduce import Comparison
+    from sketch_eval.commands.verify import Report
     from sketch_eval.evaluate.records import About
     from sketch_eval.evaluate.work import Job
     from sketch_eval.leaderboard.row import Row
@@ -192,6 +194,16 @@ def comparison_table(comparison: Comparison) -> Table:
     table = _table(["", "recorded", "now"], "")
     for key, recorded in comparison.recorded.items():
         table.add_row(key, str(recorded), str(comparison.now[key]))
+    return table
+
+
+def report_table(report: Report) -> Table:
+    """What `sketch-eval verify` looked at."""
+    table = Table()
+    for column in ("check", "", "expected", "found", "verdict"):
+        table.add_column(column)
+    for check in report.checks:
+        table.add_row(*map(escape, (check.kind, check.name, check.expected, check.found, check.verdict)))
     return table
 
 

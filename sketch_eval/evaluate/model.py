@@ -17,6 +17,7 @@ from sketch_eval.allocator import keep_memory
 from sketch_eval.config import CacheConfig
 from sketch_eval.counts import Count
 from sketch_eval.lm import SketchHF
+from sketch_eval.scored import Logits, Row
 
 Answers = dict[str, Any]
 """The full cache's answer to each request: (log-likelihood in nats, whether greedy) by `key`, or the text that it
@@ -122,16 +123,20 @@ class SweepLM(SketchHF):
                 self.answers[name] = answers[-1]
         return answers
 
-    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> Logits:
         start = time.perf_counter()
         logits = super()._model_call(inps, *args, **kwargs)
         self._clock(start)
         return logits
 
-    def _select_cont_toks(
-        self, logits: torch.Tensor, contlen: int | None = None, inplen: int | None = None
-    ) -> torch.Tensor:
-        self.tokens += inplen or 0
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        start = time.perf_counter()
+        logits = super()._head(hidden)
+        self._clock(start)
+        return logits
+
+    def _select_cont_toks(self, logits: Row, contlen: int = 0, inplen: int = 0) -> torch.Tensor:
+        self.tokens += inplen
         return super()._select_cont_toks(logits, contlen=contlen, inplen=inplen)
 
     def _model_generate(

@@ -38,7 +38,7 @@ def advance(execution: Execution, state: LayerState, call: Call) -> tuple[torch.
     Raises:
         UsageError: there is no such execution, or it does not serve the call.
     """
-    if execution not in get_args(Execution):
+    if execution != "auto" and execution not in get_args(Execution):
         raise UsageError(f"execution={execution!r}: give one of {', '.join(get_args(Execution))}")
     for name in FASTEST_FIRST if execution == "auto" else (execution,):
         module = _module(name)

@@ -101,7 +101,10 @@ def prepare(state: LayerState, call: Call) -> Prepared:
         ahead = policy.ahead(call.length)
     if "scores" in held:
         scores, new_scores = held["scores"], torch.zeros_like(new_scores)
-    grids = torch.full((*state.held_keys.parts[0].shape[:3], groups_of(state), 2), -1.0, dtype=torch.float32)
+    groups, stored = groups_of(state), state.held_keys.parts[0].shape[:3]
+    key_grids = value_grids = torch.empty(*stored, 0, 2, dtype=torch.float32)
+    if groups:
+        key_grids, value_grids = (torch.full((*stored, groups, 2), -1.0, dtype=torch.float32) for _ in range(2))
     return Prepared(
         keys=state.keys.transpose(2, 3).float().contiguous(),
         values=state.values.float().contiguous(),
@@ -118,8 +121,8 @@ def prepare(state: LayerState, call: Call) -> Prepared:
         new_cells=new_cells,
         new_scores=new_scores,
         ahead=ahead,
-        key_grids=grids,
-        value_grids=grids.clone(),
+        key_grids=key_grids,
+        value_grids=value_grids,
         _parts=(new.key_parts, new.value_parts),
         _items=items,
         _first=first,

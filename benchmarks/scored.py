@@ -1,0 +1,149 @@
+"""What a request costs lm-eval when logits are made where they are scored, and when they are made of every token.
+
+    python benchmarks/scored.py [--rounds 3] [--layers 12] [--output benchmarks/scored.md]
+
+Random requests of three shapes, through a random GPT-2 of 124M parameters in float32 on the CPU, 8 texts a batch:
+LAMBADA's (some 85 tokens, of which the last one to three are scored), multiple choice (some 100 tokens, of which up to
+30 are scored, and a question whose four answers are one token each), and rolling text (windows of 1024 tokens, all
+scored, two a batch). The other way is lm-eval's own: the head and the log-softmax of every row. Both answer the same
+requests in turns, in one process; of the rounds the fastest counts, in seconds of the processor, which other work on
+the machine hardly changes. The largest differences between their answers are shown, and for rolling text the peak of
+resident memory, beyond what the model itself took, of a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from lm_eval.models.huggingface import HFLM
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from sketch_eval import bundled
+from sketch_eval.attention import in_parts
+from sketch_eval.counts import passed
+from sketch_eval.lm import SketchGPT2, _key
+
+BATCH, CAP = 8, 64
+WINDOWS = 2
+"""Texts of 1024 tokens."""
+
+Request = tuple[tuple[str, str], list[int], list[int]]
+
+
+class WholeGPT2(SketchGPT2):
+    """As lm-eval itself does it: logits of every token, all at once."""
+
+    def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> Any:
+        cache = self._new_cache(inps)
+        self._scored = (cache, inps, iter(range(len(inps))))
+        if cache is None:
+            return HFLM._model_call(self, inps, attn_mask, labels)
+        with torch.no_grad():
+            return torch.cat([part.logits for part in in_parts(self.model, inps, cache)], dim=1)
+
+    def _select_cont_toks(self, logits: Any, contlen: int = 0, inplen: int = 0) -> torch.Tensor:
+        cache, inps, rows = self._scored
+        row = next(rows)
+        self._passes[_key(inps[row, :inplen])] = passed(cache, row, inplen, self.rounds)
+        return HFLM._select_cont_toks(self, logits, contlen=contlen, inplen=inplen)
+
+
+def requests(shape: str) -> list[Request]:
+    draw = torch.Generator().manual_seed(0)
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (1,), generator=draw))
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(1, 50257, (count,), generator=draw).tolist()
+
+    if shape == "LAMBADA":
+        return [(("", str(i)), ids(number(50, 120)), ids(number(1, 3))) for i in range(16)]
+    if shape == "rolling text":
+        return [(("", str(i)), ids(1), ids(1024)) for i in range(WINDOWS)]
+    long = [(("", str(i)), ids(number(60, 100)), ids(number(5, 30))) for i in range(12)]
+    question = ids(100)
+    return long + [(("", f"answer {i}"), question, [token]) for i, token in enumerate(ids(4))]
+
+
+def load(way: type[SketchGPT2], model: GPT2LMHeadModel, cap: int | None) -> SketchGPT2:
+    tokenizer = AutoTokenizer.from_pretrained(bundled.path())
+    return way(pretrained=model, tokenizer=tokenizer, device="cpu", batch_size=BATCH, max_cache_size=cap)
+
+
+def make(layers: int) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(n_layer=layers)).eval()
+
+
+def peak(way: str) -> float:
+    """MiB at the peak of a process that scores rolling text with two of the layers, beyond what loading took."""
+    code = f"from {Path(__file__).stem} import take; print(take({way!r}))"
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    return float(told.stdout.split()[-1])
+
+
+def take(way: str) -> float:
+    lm = load({"scored": SketchGPT2, "whole": WholeGPT2}[way], make(2), None)
+    before = resident()
+    lm._loglikelihood_tokens(requests("rolling text"), disable_tqdm=True)
+    return (resident() - before) / 1024
+
+
+def resident() -> int:
+    """KiB at the peak so far; getrusage's would be the parent's where that had more."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="times that each way is timed")] = 3,
+    layers: Annotated[int, typer.Option(help="layers of the model")] = 12,
+    output: Annotated[Path | None, typer.Option(help="also write the table to this file")] = None,
+) -> None:
+    """Print the table."""
+    model = make(layers)
+    rows = [
+        "| requests | cache | whole, CPU s | scored, CPU s | whole ÷ scored | largest difference, nats | greedy alike |"
+    ]
+    rows += ["| --- | --- | ---: | ---: | ---: | ---: | --- |"]
+    for shape in ("LAMBADA", "multiple choice", "rolling text"):
+        asked = requests(shape)
+        for cap in (None, CAP):
+            ways = [load(way, model, cap) for way in (WholeGPT2, SketchGPT2)]
+            times: list[list[float]] = [[], []]
+            for _ in range(rounds if shape != "rolling text" else 1):
+                answers = []
+                for lm, taken in zip(ways, times, strict=True):
+                    start = time.process_time()
+                    answers.append(lm._loglikelihood_tokens(asked, disable_tqdm=True))
+                    taken.append(time.process_time() - start)
+            whole, scored = (min(taken) for taken in times)
+            off = max(abs(one - other) for (one, _), (other, _) in zip(*answers, strict=True))
+            alike = all(one == other for (_, one), (_, other) in zip(*answers, strict=True))
+            cache = "full" if cap is None else f"cap {cap}"
+            rows += [f"| {shape} | {cache} | {whole:.2f} | {scored:.2f} | {whole / scored:.2f} | {off:.1g} | {alike} |"]
+            print(rows[-1], flush=True)
+    most = {way: peak(way) for way in ("whole", "scored")}
+    threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+    text = [
+        f"{layers} layers, {platform.machine()}, {threads}, torch {torch.__version__}.", "", *rows, "",
+        f"Peak memory of {WINDOWS} × 1024 tokens of rolling text, the full cache, beyond the loaded model (2 layers): "
+        f"{most['whole']:,.0f} MiB whole, {most['scored']:,.0f} MiB scored ({most['scored'] / most['whole']:.2f} ×).",
+    ]  # fmt: skip
+    print("\n".join(text))
+    if output is not None:
+        output.write_text("\n".join(["# Requests", "", *text]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
