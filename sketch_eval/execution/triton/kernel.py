@@ -3,11 +3,11 @@
 Under teacher forcing the queries, keys and values of all tokens are known before the first decision, and dropping a
 pair changes no product of a query with a key. So a program takes a chunk of tokens at a time:
 
-1. `_score`: the products of the chunk's queries with all keys that they may meet, those of the store and of the chunk
+1. `score_chunk`: the products of the chunk's queries with all keys that they may meet, those of the store and of the chunk
    itself, as matrix products; they go to memory, of which a row is read back for each token.
 2. the steps, one token after the other: a softmax of numbers that are there already, masses, estimates, the victim. A
    step touches no key and no value, so it costs a few reductions over a vector of numbers.
-3. `_output`: the weights of the chunk's queries times the values, as matrix products.
+3. `output_chunk`: the weights of the chunk's queries times the values, as matrix products.
 
 Pairs are *columns* of these products: [0, cap) the store's, [cap, cap + chunk) the chunk's, and behind them, where
 victims are folded, what folding makes of two columns: a new one, while both leave. Since products are linear, its
@@ -22,6 +22,17 @@ import triton
 import triton.language as tl
 
 from sketch_eval.execution.triton import plan
+from sketch_eval.execution.triton.parts import (
+    NONE,
+    divide_table,
+    gram_rows,
+    mix,
+    oldest_least,
+    order_key,
+    output_chunk,
+    read_table,
+    score_chunk,
+)
 
 COUNT_MIN, EXACT, LAST = tl.constexpr(plan.COUNT_MIN), tl.constexpr(plan.EXACT), tl.constexpr(plan.LAST)
 FIXED, KNORM = tl.constexpr(plan.FIXED), tl.constexpr(plan.KNORM)
@@ -30,135 +41,31 @@ FIRST = tl.constexpr(-(2**63))
 MAX_GAIN = tl.constexpr(2.0**40)
 
 
-@triton.jit
-def _key(value, position, column):  # type: ignore[no-untyped-def]
-    """int64 numbers in the order of (value, position), with the column in their low 10 bits; -0 is 0, NaN not allowed."""
-    bits = (value + 0.0).to(tl.int32, bitcast=True)
-    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (bits.to(tl.int64) << 31) | (position.to(tl.int64) << 10) | column
-
-
-@triton.jit
-def _dot(a, b, half: tl.constexpr):  # type: ignore[no-untyped-def]
-    """a · b in float32: vectors in half precision have exact products."""
-    if half:
-        return tl.dot(a, b)
-    else:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
-
-
-@triton.jit
-def _rows(pool, head, src, P, D: tl.constexpr, DP: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The vectors `[n, DP]` of pairs in a head's pool; zeros where `src` is negative."""
-    d = tl.arange(0, DP)
-    at = pool + head * (P * D) + src[:, None] * D + d[None, :]
-    return tl.load(at, mask=(src >= 0)[:, None] & (d < D)[None, :], other=0.0)
-
-
-@triton.jit
-def _score(
-    q, pool, src_at, columns_at, logits, chunk, steps, scaling, q_head, q_token, P,
-    QUERIES: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, W: tl.constexpr,
-    BW: tl.constexpr, USED: tl.constexpr, HALF: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
-    """logits[h, i, w] ← the product of the chunk's query i of head h with the key in column w."""
-    i, d, w = tl.arange(0, B), tl.arange(0, DP), tl.arange(0, BW)
-    token = tl.load(columns_at + chunk + i, mask=i < steps, other=0)
-    for h in range(QUERIES):
-        at = q + h * q_head + token[:, None] * q_token + d[None, :]
-        query = tl.load(at, mask=(i < steps)[:, None] & (d < D)[None, :], other=0.0)
-        for first in range(0, USED, BW):
-            src = tl.load(src_at + first + w, mask=first + w < USED, other=-1)
-            key = _rows(pool, h // GROUP, src, P, D, DP)
-            found = _dot(query, tl.trans(key), HALF) * scaling
-            tl.store(logits + (h * B + i[:, None]) * W + first + w[None, :], found, mask=(first + w < USED)[None, :])
-
-
-@triton.jit
-def _products(
-    pool, src_at, gram, P,
-    HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, W: tl.constexpr, BW: tl.constexpr, USED: tl.constexpr,
-    HALF: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
-    """gram[a, b] ← the product of the concatenated keys in columns a and b."""
-    w = tl.arange(0, BW)
-    for one in range(0, USED, BW):
-        left = tl.load(src_at + one + w, mask=one + w < USED, other=-1)
-        for two in range(0, USED, BW):
-            right = tl.load(src_at + two + w, mask=two + w < USED, other=-1)
-            total = tl.zeros((BW, BW), tl.float32)
-            for h in range(HEADS):
-                total += _dot(_rows(pool, h, left, P, D, DP), tl.trans(_rows(pool, h, right, P, D, DP)), HALF)
-            tl.store(gram + (one + w[:, None]) * W + two + w[None, :], total)
-
-
-@triton.jit
-def _output(
-    out, pool, src_at, columns_at, weights, chunk, steps, out_head, out_token, P,
-    QUERIES: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, W: tl.constexpr,
-    BW: tl.constexpr, USED: tl.constexpr, HALF: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
-    """out[token of i, h] ← Σ_w weights[h, i, w]·value[w].
-
-    Values in half precision meet the weights in two halves, which together have more digits than the output.
-    """
-    i, d, w = tl.arange(0, B), tl.arange(0, DP), tl.arange(0, BW)
-    token = tl.load(columns_at + chunk + i, mask=i < steps, other=0)
-    for h in range(QUERIES):
-        total = tl.zeros((B, DP), tl.float32)
-        for first in range(0, USED, BW):
-            src = tl.load(src_at + first + w, mask=first + w < USED, other=-1)
-            there = (i < steps)[:, None] & (first + w < USED)[None, :]
-            weight = tl.load(weights + (h * B + i[:, None]) * W + first + w[None, :], mask=there, other=0.0)
-            value = _rows(pool, h // GROUP, src, P, D, DP)
-            if HALF:
-                high = weight.to(value.dtype)
-                total += tl.dot((weight - high.to(tl.float32)).to(value.dtype), value)
-                total += tl.dot(high, value)
-            else:
-                total += _dot(weight, value, HALF)
-        at = out + h * out_head + token[:, None] * out_token + d[None, :]
-        tl.store(at, total.to(out.dtype.element_ty), mask=(i < steps)[:, None] & (d < D)[None, :])
-
-
-@triton.jit
-def _read(table, cells, r, width, DEPTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A Count-Min table's estimates `[columns]` at cells `[depth, columns]`, past the first cache, which adding skips."""
-    found = tl.load(table + r[:, None] * width + cells, mask=(r < DEPTH)[:, None], other=3.0e38, cache_modifier=".cg")
-    return tl.min(found, axis=0)
-
-
-@triton.jit
-def _divide(table, by, cells):  # type: ignore[no-untyped-def]
-    """table ← table / by."""
-    for first in range(0, cells, 256):
-        at = table + first + tl.arange(0, 256)
-        there = first + tl.arange(0, 256) < cells
-        tl.store(at, tl.load(at, mask=there, cache_modifier=".cg") / by, mask=there)
-    tl.debug_barrier()
-
-
-@triton.jit
-def _mix(pool, one, two, n_one, n_two, into, P, there, HEADS: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: E501
-    """The vectors of all heads at `into` ← the means over the tokens of two pairs."""
-    h, d = tl.arange(0, HP), tl.arange(0, DP)
-    at, mask = pool + h[:, None] * (P * D) + d[None, :], there & (h < HEADS)[:, None] & (d < D)[None, :]
-    a = tl.load(at + one * D, mask=mask, other=0.0).to(tl.float32)
-    b = tl.load(at + two * D, mask=mask, other=0.0).to(tl.float32)
-    tl.store(at + into * D, ((a * n_one + b * n_two) / (n_one + n_two)).to(pool.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def scan(
+# Compiled once for a cell and a model, whatever the lengths of texts.
+@triton.jit(
+    do_not_specialize=[
+        "length",
+        "places",
+        "slots",
+        "width",
+        "units",
+        "sinks",
+        "recent",
+        "visible",
+        "visible_sinks",
+        "visible_recent",
+    ]  # fmt: skip
+)
+def scan(  # type: ignore[no-untyped-def]
     q, keys, values, out, columns, count, seen, new_scores, cells, table,
-    src, own, positions, scores, counts, logits, gram, victims, survivors, hidden,
+    src, own, positions, scores, counts, moves, logits, gram, victims, survivors, hidden,
     length, places, slots, width, q_batch, q_head, q_token, out_batch, out_head, out_token, units,
     scaling, decay, sinks, recent, visible, visible_sinks, visible_recent,
     SOURCE: tl.constexpr, FOLD: tl.constexpr, HIDE: tl.constexpr, BY_AGE: tl.constexpr, HALF: tl.constexpr,
     CAP: tl.constexpr, HEADS: tl.constexpr, QUERIES: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     HP: tl.constexpr, QP: tl.constexpr, B: tl.constexpr, W: tl.constexpr, BW: tl.constexpr,
     DEPTH: tl.constexpr, RP: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """One row of a layer's state and the tokens that arrive in it; `run.advance` says what it is given.
 
     q `[batch, heads, length, D]`, out `[batch, length, heads, D]`; keys, values `[rows, HEADS, places, D]`, the pool: the
@@ -166,8 +73,8 @@ def scan(
     length]`: the tokens that are no padding, of which there are count int32 `[batch]` after seen int32 `[batch]`.
     new_scores float32 `[rows, length]`; cells int32 `[rows, slots + length, DEPTH]`; table float32 `[rows, DEPTH,
     width]`. src (place of a column's vectors), own (place of its item), positions, scores, counts: `[rows, W]`, the
-    state, pairs leading. logits float32 `[rows, QUERIES, B, W]`, gram float32 `[rows, W, W]`: scratch. victims,
-    survivors, hidden int32 `[rows, length]`.
+    state, pairs leading. moves int32 `[rows, W]`, logits float32 `[rows, QUERIES, B, W]`, gram float32 `[rows, 2, W, W]`:
+    scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
     """
     row = tl.program_id(0).to(tl.int64)
     batch, unit = row // units, row % units
@@ -187,8 +94,10 @@ def scan(
     positions += row * W
     scores += row * W
     counts += row * W
+    moves += row * W
     logits += row * QUERIES * B * W
-    gram += row * W * W
+    gram += row * 2 * W * W
+    spare = gram + W * W
     victims += row * length
     survivors += row * length
     hidden += row * length
@@ -200,6 +109,10 @@ def scan(
     gain = tl.full((), 1.0, tl.float32)  # The table holds `gain` times its weights: decay need not touch every cell.
     taken = (h < QUERIES)[:, None] & (col < USED)[None, :]
 
+    if FOLD and held > 0:  # The products of the pairs that were there before; they are carried along from here on.
+        for first in range(0, CAP, B):
+            gram_rows(keys, src, gram, first, places, HEADS, D, DP, B, W, BW, CAP, HALF)
+
     for chunk in range(0, tokens, B):
         steps = tl.minimum(tokens - chunk, B)
 
@@ -209,7 +122,7 @@ def scan(
         position = tl.load(positions + col, mask=old, other=-1)
         position = tl.where(fresh, start + chunk + col - CAP, position)
         score = tl.load(scores + col, mask=old, other=0.0)
-        if SOURCE == FIXED or SOURCE == KNORM:
+        if SOURCE >= FIXED:
             score = tl.where(fresh, tl.load(new_scores + token, mask=fresh, other=0.0), score)
         place = tl.load(src + col, mask=old, other=-1)
         place = tl.where(fresh, slots + token, tl.where(old & (position >= 0), place, -1))
@@ -228,25 +141,25 @@ def scan(
         if SOURCE == COUNT_MIN:
             there = (r < DEPTH)[:, None] & (item >= 0)[None, :]
             cell = tl.load(cells + item[None, :] * DEPTH + r[:, None], mask=there, other=0)
-            estimate = _read(table, cell, r, width, DEPTH)
+            estimate = read_table(table, cell, r, width, DEPTH)
         tl.debug_barrier()
-        _score(
+        score_chunk(
             q, keys, src, columns, logits, chunk, steps, scaling, q_head, q_token, places,
             QUERIES, GROUP, D, DP, B, W, BW, NEW, HALF,
         )  # fmt: skip
         norm = tl.zeros((W,), tl.float32)
         if FOLD:
-            _products(keys, src, gram, places, HEADS, D, DP, W, BW, NEW, HALF)
+            gram_rows(keys, src, gram, CAP, places, HEADS, D, DP, B, W, BW, NEW, HALF)
             tl.debug_barrier()
             norm = tl.sqrt(tl.load(gram + col * (W + 1), mask=col < NEW, other=0.0))
         tl.debug_barrier()
 
         at = logits + h[:, None] * (B * W) + col[None, :]
         line = tl.load(at, mask=taken, other=0.0)
-        for step in range(0, steps):
+        for step in range(steps):
             # 1. Append: a pair is there from its own token on.
             t = start + chunk + step
-            now = tl.load(columns + chunk + step)
+            now = chunk + step
             live = (position >= 0) & (position <= t)
             age = t - position
             held += 1
@@ -257,7 +170,7 @@ def scan(
                 worth = estimate / (age + 1).to(tl.float32) if BY_AGE else estimate
                 worth = tl.where(worth == worth, worth, float("-inf"))
                 guarded = (position < visible_sinks) | (age < visible_recent)
-                order = tl.where(guarded, FIRST + 1 + age.to(tl.int64), _key(-worth, position, col))
+                order = tl.where(guarded, FIRST + 1 + age.to(tl.int64), order_key(-worth, position, col))
                 order = tl.where(live, tl.where(age == 0, FIRST, order), NEVER)
                 last = tl.sum(tl.where(col == visible - 1, tl.sort(order), 0))
                 seen_now = live & (order <= last)
@@ -280,32 +193,31 @@ def scan(
             if SOURCE == COUNT_MIN:
                 gain = gain / decay
                 if gain > MAX_GAIN:
-                    _divide(table, gain, DEPTH * width)
+                    divide_table(table, gain, DEPTH * width)
                     gain = tl.full((), 1.0, tl.float32)
                 mine = live[None, :] & (r < DEPTH)[:, None]
                 given = tl.broadcast_to((mass * gain)[None, :], (RP, W))
                 tl.atomic_add(table + r[:, None] * width + cell, given, mask=mine, sem="relaxed", scope="cta")
                 tl.debug_barrier()
-                estimate = _read(table, cell, r, width, DEPTH)
+                estimate = read_table(table, cell, r, width, DEPTH)
 
             # 4. Bound.
             full = held > CAP
             free = live & (position >= sinks) & (age >= recent)
             worth = estimate / (age + 1).to(tl.float32) if BY_AGE else estimate
             worth = tl.where(worth == worth, worth, float("-inf"))
-            least = tl.min(tl.where(free, _key(worth, position, col), NEVER), axis=0)
-            victim = (least & 1023).to(tl.int32)
+            least = oldest_least(worth, free, position, col)
+            victim = least & 1023
             gone = (col == victim) & full
-            tl.store(victims + now, tl.where(full, ((least >> 10) & 0x1FFFFF).to(tl.int32), -1))
+            tl.store(victims + now, tl.where(full, least >> 10, -1))
             if FOLD:
                 products = tl.load(gram + victim * W + col, mask=full & (col < USED), other=0.0)
                 square = tl.load(gram + victim * (W + 1), mask=full, other=0.0)
                 cosine = products / tl.maximum(norm * tl.sqrt(square), 1e-12)
                 partner = free & (col != victim) & (cosine == cosine)
-                nearest = tl.min(tl.where(partner, _key(-tl.where(partner, cosine, 0.0), position, col), NEVER), axis=0)
-                folds = full & (nearest != NEVER)
-                into, made = (nearest & 1023).to(tl.int32), NEW + step
-                since = ((nearest >> 10) & 0x1FFFFF).to(tl.int32)
+                nearest = oldest_least(-cosine, partner, position, col)
+                folds = full & (nearest != NONE)
+                into, since, made = nearest & 1023, nearest >> 10, NEW + step
                 tl.store(survivors + now, tl.where(folds, since, -1))
                 its = tl.load(counts + victim, mask=folds, other=1.0)
                 mine_n = tl.load(counts + into, mask=folds, other=1.0)
@@ -317,17 +229,19 @@ def scan(
                 others = tl.load(gram + into * W + col, mask=folds & (col < USED), other=0.0)
                 between = tl.load(gram + victim * W + into, mask=folds, other=0.0)
                 itself = tl.load(gram + into * (W + 1), mask=folds, other=0.0)
-                itself = (itself * mine_n * mine_n + between * (2 * mine_n * its) + square * its * its) / (total * total)
+                itself = itself * mine_n * mine_n + between * (2 * mine_n * its) + square * its * its
+                itself = itself / (total * total)
                 means = tl.where(col == made, itself, (others * mine_n + products * its) / total)
                 tl.store(gram + made * W + col, means, mask=folds & (col < USED))
                 tl.store(gram + col * W + made, means, mask=folds & (col < USED))
                 later = logits + h[:, None] * (B * W) + i[None, :] * W
                 open_ = folds & (h < QUERIES)[:, None] & (i > step)[None, :]
-                left, right = tl.load(later + into, mask=open_, other=0.0), tl.load(later + victim, mask=open_, other=0.0)
+                left = tl.load(later + into, mask=open_, other=0.0)
+                right = tl.load(later + victim, mask=open_, other=0.0)
                 tl.store(later + made, (left * mine_n + right * its) / total, mask=open_)
                 room = slots + length + now
-                _mix(keys, one, two, mine_n, its, room, places, folds, HEADS, HP, D, DP)
-                _mix(values, one, two, mine_n, its, room, places, folds, HEADS, HP, D, DP)
+                mix(keys, one, two, mine_n, its, room, places, folds, HEADS, HP, D, DP)
+                mix(values, one, two, mine_n, its, room, places, folds, HEADS, HP, D, DP)
                 tl.store(src + made, room, mask=folds)
                 tl.store(own + made, item_of, mask=folds)
                 tl.store(counts + made, total, mask=folds)
@@ -351,7 +265,7 @@ def scan(
             held -= full.to(tl.int32)
 
         tl.debug_barrier()
-        _output(
+        output_chunk(
             out, values, src, columns, logits, chunk, steps, out_head, out_token, places,
             QUERIES, GROUP, D, DP, B, W, BW, USED, HALF,
         )  # fmt: skip
@@ -370,7 +284,18 @@ def scan(
         if FOLD:
             tl.store(own + to, item, mask=left_over)
             tl.store(counts + to, n, mask=left_over)
+            tl.store(moves + to, col, mask=left_over)
+            tl.debug_barrier()
+            for first in range(0, held, B):
+                a, b = (
+                    tl.load(moves + first + i, mask=first + i < held, other=0),
+                    tl.load(moves + col, mask=col < held, other=0),
+                )
+                there = (first + i < held)[:, None] & (col < held)[None, :]
+                moved = tl.load(gram + a[:, None] * W + b[None, :], mask=there, other=0.0)
+                tl.store(spare + (first + i)[:, None] * W + col[None, :], moved, mask=there)
+            gram, spare = spare, gram
         tl.debug_barrier()
 
     if SOURCE == COUNT_MIN:
-        _divide(table, gain, DEPTH * width)
+        divide_table(table, gain, DEPTH * width)

@@ -27,6 +27,11 @@ LARGEST_CAP, LARGEST_HEAD, LONGEST = 960, 256, 2**21
 21."""
 
 
+CHUNK, BLOCK = 16, 32
+"""Tokens that arrive together, the rows of the smallest matrix product, and columns of one: at least, for wider rows
+have more warps."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The sizes of one compiled kernel.
@@ -67,19 +72,15 @@ def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: b
     """The sizes for a cell and the heads of a row; `wide` for vectors in float32, whose products take more registers."""
     assert cell.max_cache_size is not None
     cap, fold = cell.max_cache_size, cell.strategy == "aggregate"
-    kinds = 2 if fold else 1
-    chunk = 16
-    columns = power_of_two(cap + kinds * chunk)
-    while chunk < 32 and cap + kinds * 2 * chunk <= columns:
-        chunk *= 2
-    per_warp = 512 if wide else 1024  # Numbers of the step's largest tile that the registers of a warp are to hold.
-    rows = power_of_two(queries)
-    warps = min(max(rows * columns // per_warp, 4 if wide else 1), 8)
+    chunk = CHUNK if queries < 8 else 2 * CHUNK
+    columns = power_of_two(cap + (2 if fold else 1) * chunk)
+    # A step's largest tile, 8 numbers a thread; and what the matrix products of longer or wider vectors want.
+    warps = max(power_of_two(queries) * columns // 256, head_dim // 64, 4 if wide else 1)
+    warps = min(power_of_two(warps), 8)
+    block = min(max(BLOCK * 64 * warps // max(power_of_two(head_dim), 64), BLOCK), 4 * BLOCK, columns)
     return Plan(
-        SOURCES[cell.importance], fold, cell.visible is not None, cap, heads, queries, head_dim, chunk, columns,
-        min(columns, 64 if head_dim <= 128 else 32),
-        cell.depth if cell.importance == "count_min" else 1,
-        warps,
+        SOURCES[cell.importance], fold, cell.visible is not None, cap, heads, queries, head_dim, chunk, columns, block,
+        cell.depth if cell.importance == "count_min" else 1, warps,
     )  # fmt: skip
 
 

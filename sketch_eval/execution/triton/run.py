@@ -21,7 +21,7 @@ from sketch_eval.execution.triton.plan import (
     plan_for,
     power_of_two,
 )
-from sketch_eval.formats import Parts, Quantised
+from sketch_eval.formats import Parts
 from sketch_eval.state import Call, LayerState, Trace, Vectors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -56,8 +56,8 @@ def why_not(state: LayerState, call: Call) -> str:
             f"the kernel has no importance={cell.importance}, strategy={cell.strategy}, scope={cell.scope}, "
             f"conservative={cell.conservative}"
         )
-    if isinstance(state.format, Quantised) and state.fate.counts:
-        return f"the kernel does not fold pairs of store={cell.store}"
+    if state.fate.counts and not state.format.exact:
+        return f"the kernel does not fold pairs of store={cell.store}, which are rounded anew at each fold"
     if call.q.dtype not in DTYPES or call.k.dtype not in DTYPES:
         return f"the kernel takes {', '.join(map(str, DTYPES))}, and this is {call.q.dtype}"
     if cell.max_cache_size > LARGEST_CAP or head_dim > LARGEST_HEAD:
@@ -65,6 +65,8 @@ def why_not(state: LayerState, call: Call) -> str:
             f"the kernel goes to max_cache_size={LARGEST_CAP} and heads of {LARGEST_HEAD} numbers, and these are "
             f"{cell.max_cache_size} and {head_dim}"
         )
+    if 2 * call.length * call.q.shape[1] * head_dim >= 2**31:  # Offsets within a row are int32.
+        return f"the kernel takes less than {call.length} tokens of these heads at once"
     if int(state.seen.max()) + call.length > LONGEST:
         return f"the kernel takes texts of up to {LONGEST} tokens"
     return ""
@@ -75,13 +77,11 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
     from sketch_eval.execution.triton.kernel import scan
 
     batch, query_heads, length, _ = call.q.shape
-    trace = Trace.empty(batch * state.units, length, call.q.device)
     output = torch.zeros(batch, length, query_heads, call.q.shape[-1], dtype=call.v.dtype, device=call.q.device)
     scratch = Scratch(state, call)
-    arguments, constants = scratch.arguments(output, trace)
+    arguments, constants = scratch.arguments(output)
     scan[(len(state.positions),)](**arguments, **constants, num_warps=scratch.plan.warps, num_stages=1)
-    scratch.finish()
-    return output, trace
+    return output, scratch.finish()
 
 
 def constants(plan: Plan, by_age: bool, half: bool) -> dict[str, Any]:
@@ -145,14 +145,15 @@ class Scratch:
             scores, self.new_scores = held.float(), tags.float().contiguous()
         self.scores = by_column(scores, 0.0)
         square = columns if state.fate.counts else 1
-        self.gram = torch.empty(rows, square, square, dtype=torch.float32, device=device)
-        self.logits = torch.empty(
-            rows, self.plan.queries, self.plan.chunk, columns, dtype=torch.float32, device=device
-        )
+        self.gram = torch.empty(rows, 2, square, square, dtype=torch.float32, device=device)
+        self.moves = torch.empty_like(self.src)
+        shape = (rows, self.plan.queries, self.plan.chunk, columns)
+        self.logits = torch.empty(shape, dtype=torch.float32, device=device)
+        self.decided = Trace.empty(rows, length, device)  # Of the tokens that are no padding, which lead.
         self.tokens = call.valid.int().argsort(dim=1, descending=True, stable=True).int()
         self.count = call.valid.sum(1).int()
 
-    def arguments(self, output: torch.Tensor, trace: Trace) -> tuple[dict[str, Any], dict[str, Any]]:
+    def arguments(self, output: torch.Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
         """The kernel's arguments, and what it is compiled for."""
         state, call, cell = self.state, self.call, self.state.cell
         assert cell.max_cache_size is not None
@@ -164,8 +165,8 @@ class Scratch:
             "q": q, "keys": self.keys.contiguous(), "values": self.values.contiguous(), "out": output,
             "columns": self.tokens, "count": self.count, "seen": state.seen, "new_scores": self.new_scores,
             "cells": self.cells, "table": self.table, "src": self.src, "own": self.own, "positions": self.positions,
-            "scores": self.scores, "counts": self.counts, "logits": self.logits, "gram": self.gram,
-            "victims": trace.victims, "survivors": trace.survivors, "hidden": trace.hidden,
+            "scores": self.scores, "counts": self.counts, "moves": self.moves, "logits": self.logits, "gram": self.gram,
+            "victims": self.decided.victims, "survivors": self.decided.survivors, "hidden": self.decided.hidden,
             "length": call.length, "places": self.keys.shape[2], "slots": self.slots, "width": self.table.shape[2],
             "q_batch": q.stride(0), "q_head": q.stride(1), "q_token": q.stride(2), "out_batch": output.stride(0),
             "out_head": output.stride(2), "out_token": output.stride(1), "units": state.units,
@@ -175,8 +176,8 @@ class Scratch:
         self.keys, self.values = given["keys"], given["values"]
         return given, constants(self.plan, cell.normalize == "age", self.half)
 
-    def finish(self) -> None:
-        """Bring the state up to what the kernel left in the columns."""
+    def finish(self) -> Trace:
+        """Bring the state up to what the kernel left in the columns; what was decided, on the columns of the input."""
         state = self.state
         places, slots = self.src[:, : self.slots].long().clamp(min=0), self.slots
         if state.fate.counts:  # Folding wrote to the pool, of vectors that are kept as they are.
@@ -193,6 +194,9 @@ class Scratch:
         if "scores" in state.policy.tensors():
             state.policy.tensors()["scores"].copy_(self.scores[:, :slots])
         state.seen += self.count
+        at = state.by_row(self.tokens).long()
+        decided = (self.decided.victims, self.decided.survivors, self.decided.hidden)
+        return Trace(*(torch.empty_like(each).scatter_(1, at, each) for each in decided))
 
 
 def _with_room(parts: Parts, places: int) -> Parts:
@@ -203,5 +207,5 @@ def _with_room(parts: Parts, places: int) -> Parts:
 def _take(vectors: Vectors, parts: Parts, places: torch.Tensor) -> None:
     """Put the pool's vectors at places int64 `[rows, slots]` in the slots."""
     for held, pool in zip(vectors.parts, parts, strict=True):
-        at = places[:, None, :, None].expand(-1, pool.shape[1], -1, pool.shape[3])
-        held.copy_(pool.gather(2, at))
+        at = places[:, None, :].expand(-1, pool.shape[1], -1)
+        held.copy_(pool.gather(2, at.view(*at.shape, *(1 for _ in pool.shape[3:])).expand(*at.shape, *pool.shape[3:])))

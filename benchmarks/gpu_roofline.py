@@ -1,0 +1,260 @@
+"""What the kernel should cost on a GPU, computed from its machine code: nothing here is measured, and no GPU is needed.
+
+    python benchmarks/gpu_roofline.py [--output benchmarks/gpu.md]
+
+GPT-2 (124M), texts of 1024 tokens, bfloat16. The kernel is compiled for each architecture by the compiler inside
+Triton's wheel. Its loops' instructions are then issued one after the other, in order, each when what it reads is ready
+(`cycles`): that is how long a step takes a program that has an SM to itself. Several programs share an SM as far as
+registers, warps and shared memory let them, and then the step takes as long as its instructions occupy the schedulers,
+where that is longer. Latencies and rates are the ones of `Device` and `COST`, from published microbenchmarks, rounded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sketch_eval.execution.triton.build import Built, compiled
+
+LENGTH, LAYERS, HEADS, HEAD_DIM, WIDTH, VOCABULARY = 1024, 12, 12, 64, 768, 50257
+BLOCK_WEIGHTS = LAYERS * 12 * WIDTH * WIDTH
+BATCHES = (8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What is assumed of a GPU.
+
+    Attributes:
+        clock: GHz that it holds; matmul: TFLOP/s of dense bfloat16 at its peak; memory, cache: TB/s of its memory and
+            of its second cache.
+        shared: bytes of shared memory of an SM; second: bytes of the second cache.
+        far: cycles until a number from the second cache is there.
+    """
+
+    name: str
+    architecture: int
+    units: int
+    clock: float
+    matmul: float
+    memory: float
+    cache: float
+    shared: int
+    second: int
+    far: int
+
+
+A100 = Device("A100 (SXM, 80 GB)", 80, 108, 1.41, 312, 2.04, 4.5, 164 * 1024, 40 * 2**20, 220)
+H100 = Device("H100 (SXM)", 90, 132, 1.755, 989, 3.35, 5.5, 228 * 1024, 50 * 2**20, 260)
+REGISTERS, WARPS, PROGRAMS, SCHEDULERS = 65536, 64, 32, 4
+"""Of an SM, of both."""
+
+SHARE = 0.5
+"""Of the peak, what the full pass's matrix products and its attention reach, and of the memory's, what streams reach
+0.8 of."""
+STREAM = 0.8
+LAUNCH = 4e-6
+"""Seconds of a launch and of the small operations that go before a kernel's; PREPARE of them a layer."""
+PREPARE = 40
+
+COST: tuple[tuple[str, int, int], ...] = (
+    # Instructions, the cycles that one occupies a scheduler, and the cycles until its result may be read.
+    ("HMMA", 8, 34),
+    ("MUFU", 8, 24),
+    ("SHFL", 4, 24),
+    ("LDSM|LDS|STS", 4, 28),
+    ("LDG|LD|STG|ST|RED|ATOM", 4, 0),  # The latency is the device's.
+    ("F2F|I2F|F2I|F2FP|I2FP", 4, 12),
+    ("BAR|MEMBAR|ERRBAR|CCTL", 1, 30),
+    ("FADD|FMUL|FFMA|IMAD|MOV|CS2R|HFMA2|HADD2", 1, 4),
+    ("BRA|BSSY|BSYNC|WARPSYNC|NOP", 1, 8),
+    ("", 2, 5),  # Integers, comparisons and selections: half the lanes.
+)
+
+
+def cost(code: str, device: Device) -> tuple[int, int]:
+    """Cycles of a scheduler, and until the result is there."""
+    name = code.split()[0].split(".")[0]
+    busy, latency = next((busy, late) for kinds, busy, late in COST if name in kinds.split("|") or not kinds)
+    return busy, latency or device.far
+
+
+def operands(code: str) -> tuple[list[str], list[str]]:
+    """The registers and predicates that an instruction writes, and those that it reads."""
+    name, _, rest = code.partition(" ")
+    parts = [part.strip() for part in rest.split(",")]
+    found = [re.findall(r"\b(?:UR|UP|R|P)\d+\b", part) for part in parts]
+    count = 2 if name.startswith(("ISETP", "FSETP", "UISETP", "PLOP3", "SHFL", "LOP3.LUT.P", "R2P")) else 1
+    if name.split(".")[0] in ("STG", "STS", "ST", "RED", "BAR", "BRA", "BSSY", "BSYNC", "NOP", "EXIT", "WARPSYNC"):
+        count = 0
+    writes, reads = sum(found[:count], []), sum(found[count:], [])
+    wide = 4 if ".128" in name else 2 if ".64" in name or ".WIDE" in name or name.startswith("CS2R") else 1
+    if name.startswith("HMMA"):
+        wide = 4
+        reads = [f"R{int(each[1:]) + k}" if each[0] == "R" else each for each in reads for k in range(4)]
+    more = [f"R{int(each[1:]) + k}" for each in writes if each.startswith("R") for k in range(1, wide)]
+    return writes + more, reads
+
+
+def cycles(body: Sequence[str], device: Device, rounds: int = 6) -> tuple[float, int]:
+    """Cycles of a round of a loop for one warp alone, once it is under way; and those that it occupies a scheduler."""
+    ready: dict[str, float] = {}
+    clock, ends = 0.0, []
+    decoded = [(operands(code), cost(code, device)) for code in body]
+    for _ in range(rounds):
+        for (writes, reads), (busy, latency) in decoded:
+            clock = max([clock, *(ready.get(each, 0.0) for each in reads)])
+            ready |= dict.fromkeys(writes, clock + latency)
+            clock += 1 if busy < 4 else 2
+        ends.append(clock)
+    return ends[-1] - ends[-2], sum(busy for _, (busy, _) in decoded)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a layer's scan should take."""
+
+    resident: int
+    waves: int
+    step: float
+    bound: str
+    seconds: float
+
+
+def scan(built: Built, device: Device, rows: int) -> Scan:
+    """A layer of so many rows."""
+    plan, threads = built.plan, 32 * built.plan.warps
+    registers = math.ceil(built.registers / 8) * 8 * threads
+    room = min(
+        REGISTERS // registers, WARPS // plan.warps, device.shared // (built.shared + 1024), PROGRAMS
+    )  # fmt: skip
+    resident = max(min(room, math.ceil(rows / device.units)), 1)
+    waves = math.ceil(rows / (device.units * room))
+
+    def together(body: Sequence[str], times: float) -> tuple[float, str]:
+        """Cycles of so many rounds of a loop in all programs that share an SM, and what bounds them."""
+        alone, busy = cycles(body, device)
+        shared = busy * plan.warps * resident / SCHEDULERS
+        return times * max(alone, shared), "latency" if alone > shared else "issue"
+
+    first, last = next((start, end) for start, end, body in built.loops if body == built.step)
+    step, bound = together(built.step, 1)
+    chunks, products = LENGTH / plan.chunk, 0.0
+    innermost = [
+        (start, end, body)
+        for start, end, body in built.loops
+        if not any(start <= a and b <= end and (a, b) != (start, end) for a, b, _ in built.loops)
+    ]
+    fresh = math.ceil((plan.cap + plan.chunk) / plan.block)
+    for start, end, body in innermost:
+        if not any(code.startswith("HMMA") for code in body) or first <= start <= last:
+            continue
+        if start > last:
+            times = plan.queries * math.ceil(plan.used / plan.block)  # The output.
+        elif plan.fold and start > min(a for a, _, b in innermost if any(c.startswith("HMMA") for c in b)):
+            times = plan.heads * fresh * fresh  # The keys' products with each other.
+        else:
+            times = plan.queries * fresh
+        products += together(body, times)[0] / plan.chunk
+
+    # Bytes: vectors gathered for each chunk, and logits and weights, each written once and read once.
+    vectors = chunks * plan.heads * 2 * plan.used * HEAD_DIM * 2
+    numbers = LENGTH * plan.queries * plan.used * 4 * 4
+    scratch = rows * plan.queries * plan.chunk * plan.columns * 4
+    speed = device.cache if scratch < device.second else device.memory
+    moving = rows * (vectors / device.cache + numbers / speed) / STREAM / 1e12
+    pool = rows * plan.heads * (LENGTH * (2 if plan.fold else 1) + plan.cap) * HEAD_DIM * 2 * 2 * 2
+    seconds = max(waves * LENGTH * (step + products) / device.clock / 1e9, moving)
+    seconds += pool / device.memory / STREAM / 1e12 + PREPARE * LAUNCH
+    return Scan(resident, waves, step + products, bound if seconds > moving else "bytes", seconds)
+
+
+def full_pass(device: Device, batch: int) -> tuple[float, float]:
+    """Seconds of the full-cache pass, logits of all tokens included, and those of its attention."""
+    tokens = batch * LENGTH
+    work = device.matmul * SHARE * 1e12
+    attention = LAYERS * 4 * tokens * LENGTH / 2 * WIDTH / work
+    logits = max(2 * tokens * WIDTH * VOCABULARY / work, 2 * tokens * VOCABULARY / device.memory / STREAM / 1e12)
+    return 2 * tokens * BLOCK_WEIGHTS / work + logits + attention, attention
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "exact": {"importance": "exact"},
+    "count_min": {"importance": "count_min"},
+    "count_min, folding": {"importance": "count_min", "strategy": "aggregate"},
+}
+
+
+def kernels(device: Device) -> dict[tuple[str, int, str], Built]:
+    """Compiled for every kind, cap and scope."""
+    wanted = [(scope, cap, kind) for scope in ("head", "layer") for cap in (64, 256) for kind in KINDS]
+    requests = [
+        {
+            "cell": {"max_cache_size": cap, "scope": scope, **KINDS[kind]},
+            "heads": 1 if scope == "head" else HEADS,
+            "queries": 1 if scope == "head" else HEADS,
+            "head_dim": HEAD_DIM,
+            "architecture": device.architecture,
+        }
+        for scope, cap, kind in wanted
+    ]
+    return dict(zip(wanted, compiled(requests), strict=True))
+
+
+def table(device: Device, built: dict[tuple[str, int, str], Built]) -> list[str]:
+    lines = [
+        f"## {device.name}, sm_{device.architecture}",
+        "",
+        "| scope | cap | kernel | warps | registers | spilled bytes | shared bytes | instructions a step | alone, cycles "
+        "a step | products, cycles a token | programs an SM at batch 64 | waves | bound by |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for (scope, cap, kind), kernel in built.items():
+        rows = 64 * (HEADS if scope == "head" else 1)
+        found, alone = scan(kernel, device, rows), cycles(kernel.step, device)
+        shared = max(alone[0], alone[1] * kernel.plan.warps * found.resident / SCHEDULERS)
+        lines.append(
+            f"| {scope} | {cap} | {kind} | {kernel.plan.warps} | {kernel.registers} | {kernel.stack} | {kernel.shared:,} | "
+            f"{len(kernel.step)} | {alone[0]:,.0f} | {found.step - shared:,.0f} | {found.resident} | {found.waves} | "
+            f"{found.bound} |"
+        )
+    lines += [
+        "",
+        "Seconds of the full-cache pass (computed too), and of the bounded pass as a multiple of it:",
+        "",
+        "| scope | cap | kernel | " + " | ".join(f"batch {batch}" for batch in BATCHES) + " |",
+        "| --- | ---: | --- |" + " ---: |" * len(BATCHES),
+        "| | | full cache, ms | " + " | ".join(f"{1e3 * full_pass(device, b)[0]:.1f}" for b in BATCHES) + " |",
+    ]
+    for (scope, cap, kind), kernel in built.items():
+        ratios = []
+        for batch in BATCHES:
+            full, attention = full_pass(device, batch)
+            rows = batch * (HEADS if scope == "head" else 1)
+            ratios.append((full - attention + LAYERS * scan(kernel, device, rows).seconds) / full)
+        lines.append(f"| {scope} | {cap} | {kind} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    return [*lines, ""]
+
+
+def main(output: Annotated[Path, typer.Option(help="where the tables go")] = Path("benchmarks/gpu.md")) -> None:
+    """Compile, compute and write."""
+    import triton
+
+    lines = []
+    for device in (A100, H100):
+        lines += table(device, kernels(device))
+    output.write_text(HEAD.format(version=triton.__version__) + "\n".join(lines) + TAIL, encoding="utf-8")
+    typer.echo(output.read_text(encoding="utf-8"))
+
+
+HEAD = ""
+TAIL = ""
+
+if __name__ == "__main__":
+    typer.run(main)
