@@ -3,8 +3,8 @@
 Under teacher forcing the queries, keys and values of all tokens are known before the first decision, and dropping a
 pair changes no product of a query with a key. So a program takes a chunk of tokens at a time:
 
-1. `score_chunk`: the products of the chunk's queries with all keys that they may meet, those of the store and of the chunk
-   itself, as matrix products; they go to memory, of which a row is read back for each token.
+1. `score_chunk`: the products of the chunk's queries with all keys that they may meet, those of the store and of the
+   chunk itself, as matrix products; they go to memory, of which a row is read back for each token.
 2. the steps, one token after the other: a softmax of numbers that are there already, masses, estimates, the victim. A
    step touches no key and no value, so it costs a few reductions over a vector of numbers.
 3. `output_chunk`: the weights of the chunk's queries times the values, as matrix products.
@@ -42,20 +42,7 @@ MAX_GAIN = tl.constexpr(2.0**40)
 
 
 # Compiled once for a cell and a model, whatever the lengths of texts.
-@triton.jit(
-    do_not_specialize=[
-        "length",
-        "places",
-        "slots",
-        "width",
-        "units",
-        "sinks",
-        "recent",
-        "visible",
-        "visible_sinks",
-        "visible_recent",
-    ]  # fmt: skip
-)
+@triton.jit(do_not_specialize=plan.VARYING)
 def scan(  # type: ignore[no-untyped-def]
     q, keys, values, out, columns, count, seen, new_scores, cells, table,
     src, own, positions, scores, counts, moves, logits, gram, victims, survivors, hidden,
@@ -69,8 +56,9 @@ def scan(  # type: ignore[no-untyped-def]
     """One row of a layer's state and the tokens that arrive in it; `run.advance` says what it is given.
 
     q `[batch, heads, length, D]`, out `[batch, length, heads, D]`; keys, values `[rows, HEADS, places, D]`, the pool: the
-    store's slots, the arriving tokens and, with FOLD, room for a folded pair for each of these. columns int32 `[batch,
-    length]`: the tokens that are no padding, of which there are count int32 `[batch]` after seen int32 `[batch]`.
+    store's slots, the arriving tokens and, with FOLD, room for a folded pair for each of these. columns int32
+    `[batch, length]`: the tokens that are no padding, of which there are count int32 `[batch]` after seen int32
+    `[batch]`.
     new_scores float32 `[rows, length]`; cells int32 `[rows, slots + length, DEPTH]`; table float32 `[rows, DEPTH,
     width]`. src (place of a column's vectors), own (place of its item), positions, scores, counts: `[rows, W]`, the
     state, pairs leading. moves int32 `[rows, W]`, logits float32 `[rows, QUERIES, B, W]`, gram float32 `[rows, 2, W, W]`:
@@ -287,13 +275,11 @@ def scan(  # type: ignore[no-untyped-def]
             tl.store(moves + to, col, mask=left_over)
             tl.debug_barrier()
             for first in range(0, held, B):
-                a, b = (
-                    tl.load(moves + first + i, mask=first + i < held, other=0),
-                    tl.load(moves + col, mask=col < held, other=0),
-                )
-                there = (first + i < held)[:, None] & (col < held)[None, :]
-                moved = tl.load(gram + a[:, None] * W + b[None, :], mask=there, other=0.0)
-                tl.store(spare + (first + i)[:, None] * W + col[None, :], moved, mask=there)
+                row_at = tl.load(moves + first + i, mask=first + i < held, other=0)
+                col_at = tl.load(moves + col, mask=col < held, other=0)
+                kept = (first + i < held)[:, None] & (col < held)[None, :]
+                moved = tl.load(gram + row_at[:, None] * W + col_at[None, :], mask=kept, other=0.0)
+                tl.store(spare + (first + i)[:, None] * W + col[None, :], moved, mask=kept)
             gram, spare = spare, gram
         tl.debug_barrier()
 

@@ -27,6 +27,12 @@ LARGEST_CAP, LARGEST_HEAD, LONGEST = 960, 256, 2**21
 21."""
 
 
+VARYING = [
+    *("length", "places", "slots", "width", "units"),
+    *("sinks", "recent", "visible", "visible_sinks", "visible_recent"),
+]
+"""Numbers that the kernel is not compiled anew for."""
+
 CHUNK, BLOCK = 16, 32
 """Tokens that arrive together, the rows of the smallest matrix product, and columns of one: at least, for wider rows
 have more warps."""
@@ -74,10 +80,11 @@ def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: b
     cap, fold = cell.max_cache_size, cell.strategy == "aggregate"
     chunk = CHUNK if queries < 8 else 2 * CHUNK
     columns = power_of_two(cap + (2 if fold else 1) * chunk)
-    # A step's largest tile, 8 numbers a thread; and what the matrix products of longer or wider vectors want.
-    warps = max(power_of_two(queries) * columns // 256, head_dim // 64, 4 if wide else 1)
+    # A step's largest tile: 16 numbers a thread, so that there are registers for many programs; 8 where rows are few.
+    numbers = 32 * (16 if queries < 8 else 8)
+    warps = max(power_of_two(queries) * columns // numbers, head_dim // 64, 4 if wide else 1)
     warps = min(power_of_two(warps), 8)
-    block = min(max(BLOCK * 64 * warps // max(power_of_two(head_dim), 64), BLOCK), 4 * BLOCK, columns)
+    block = min(max(BLOCK * 32 * warps // power_of_two(head_dim), BLOCK), columns)
     return Plan(
         SOURCES[cell.importance], fold, cell.visible is not None, cap, heads, queries, head_dim, chunk, columns, block,
         cell.depth if cell.importance == "count_min" else 1, warps,
