@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +109,7 @@ def operands(code: str) -> tuple[list[str], list[str]]:
         "WARPSYNC",
     ):
         count = 0
-    writes, reads = sum(found[:count], []), sum(found[count:], [])
+    writes, reads = list(chain(*found[:count])), list(chain(*found[count:]))
     wide = 4 if ".128" in name else 2 if ".64" in name or ".WIDE" in name or name.startswith("CS2R") else 1
     if name.startswith("HMMA"):
         wide = 4
@@ -292,7 +293,7 @@ def main(output: Annotated[Path, typer.Option(help="where the tables go")] = Pat
         lines += table(device, built)
         if device is H100:
             ratios = {key: ratio(device, kernel, key[0], 64) for key, kernel in built.items()}
-            parts = {True: [], False: []}  # type: dict[bool, list[str]]
+            parts: dict[bool, list[str]] = {True: [], False: []}
             for (scope, cap, kind), value in ratios.items():
                 parts[value <= 1.5].append(f"scope={scope} at cap {cap} with {kind} ({value:.2f})")
             met, missed = (", ".join(parts[each]) or "nothing" for each in (True, False))
@@ -302,6 +303,7 @@ def main(output: Annotated[Path, typer.Option(help="where the tables go")] = Pat
     typer.echo(text)
 
 
+# ruff: noqa: E501
 HEAD = """# What the kernel should cost on a GPU
 
 **Computed, not measured.** No GPU was at hand: `benchmarks/gpu_roofline.py` computes these tables from the machine code that the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any, Literal
 
@@ -100,33 +101,49 @@ def assert_follows_oracle(cell: CacheConfig, call: Call, calls: list[Call] | Non
     return state
 
 
-@pytest.mark.parametrize("scope", ["head", "layer"])
-@pytest.mark.parametrize("fate", [{"strategy": "topk"}, {"strategy": "aggregate"}], ids=str)
-@pytest.mark.parametrize("importance", ["count_min", "exact", "last", "recency", "knorm"])
-def test_the_kernel_decides_as_the_oracle(importance: str, fate: dict[str, Any], scope: Scope) -> None:
-    cell = small_cell(importance=importance, scope=scope, **fate)
+QUICK = {
+    ("exact", "topk", "head"),
+    ("count_min", "topk", "layer"),
+    ("count_min", "aggregate", "head"),
+    ("knorm", "aggregate", "layer"),
+}
+MATRIX = [
+    pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
+    for case in itertools.product(
+        ["count_min", "exact", "last", "recency", "knorm"], ["topk", "aggregate"], ["head", "layer"]
+    )
+]
+"""Interpreted, a token takes a row some hundredths of a second: a few cases by default."""
+
+
+@pytest.mark.parametrize(("importance", "fate", "scope"), MATRIX)
+def test_the_kernel_decides_as_the_oracle(importance: str, fate: str, scope: Scope) -> None:
+    cell = small_cell(importance=importance, scope=scope, strategy=fate)
     call = arriving(kv_heads=2 if scope == "head" else 3, group=2 if scope == "head" else 1)
     assert_follows_oracle(cell, call)
 
 
+CELLS: list[dict[str, Any]] = [
+    {"topk": 4, "importance": "recency", "normalize": "age"},
+    {"max_cache_size": 40},  # Nothing ever leaves.
+    {"importance": "count_min", "item": "token", "normalize": "age", "decay": 1.0, "depth": 1},
+    {"importance": "count_min", "item": "key", "decay": 0.02, "width": 3, "scope": "head"},  # Its table is scaled.
+]
+MORE_CELLS: list[dict[str, Any]] = [
+    {"topk": 5, "importance": "count_min"},
+    {"topk": 3, "importance": "exact", "sinks": 2, "recent": 0.25, "scope": "head"},
+    {"max_cache_size": 40, "strategy": "aggregate"},
+    {"max_cache_size": 1, "sinks": 0, "recent": 0, "importance": "exact"},
+    {"max_cache_size": 1, "sinks": 0, "recent": 0, "importance": "exact", "strategy": "aggregate"},
+    {"importance": "exact", "normalize": "age", "decay": 1.0, "sinks": 0, "recent": 0},
+    {"importance": "random", "seed": 5},
+    {"importance": "exact", "store": "int4", "store_group": 4},
+    {"importance": "exact", "store": "float16"},
+]
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"topk": 5, "importance": "count_min"},
-        {"topk": 3, "importance": "exact", "sinks": 2, "recent": 0.25, "scope": "head"},
-        {"topk": 4, "importance": "recency", "normalize": "age"},
-        {"max_cache_size": 40},  # Nothing ever leaves.
-        {"max_cache_size": 40, "strategy": "aggregate"},
-        {"max_cache_size": 1, "sinks": 0, "recent": 0, "importance": "exact"},
-        {"max_cache_size": 1, "sinks": 0, "recent": 0, "importance": "exact", "strategy": "aggregate"},
-        {"importance": "exact", "normalize": "age", "decay": 1.0, "sinks": 0, "recent": 0},
-        {"importance": "count_min", "item": "token", "normalize": "age", "decay": 1.0, "depth": 1},
-        {"importance": "count_min", "item": "key", "decay": 0.02, "width": 3, "scope": "head"},  # Its table is scaled.
-        {"importance": "random", "seed": 5},
-        {"importance": "exact", "store": "int4", "store_group": 4},
-        {"importance": "exact", "store": "float16"},
-    ],
-    ids=str,
+    "changes", [*CELLS, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE_CELLS)], ids=str
 )
 def test_any_cell_that_it_serves_follows_the_oracle(changes: dict[str, Any]) -> None:
     assert_follows_oracle(small_cell(**changes), arriving(length=20, seed=1))
@@ -135,9 +152,9 @@ def test_any_cell_that_it_serves_follows_the_oracle(changes: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"importance": "exact", "scope": "head"},
-        {"importance": "count_min", "item": "token", "strategy": "aggregate"},
         {"importance": "knorm", "store": "int8"},
+        {"importance": "count_min", "item": "token", "strategy": "aggregate"},
+        pytest.param({"importance": "exact", "scope": "head"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -170,7 +187,11 @@ def assert_same_pairs(one: LayerState, two: LayerState) -> None:
         assert torch.allclose(*in_order, rtol=1e-4, atol=1e-6), name
 
 
-@pytest.mark.parametrize(("dtype", "fate"), [(torch.bfloat16, "topk"), (torch.float16, "aggregate")], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "fate"),
+    [(torch.bfloat16, "topk"), pytest.param(torch.float16, "aggregate", marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_half_precision_decides_in_float32(dtype: torch.dtype, fate: str) -> None:
     """Of rounded vectors the kernel makes what the oracle makes of the same numbers in float32."""
     exact = arriving(seed=3, head_dim=16)

@@ -55,14 +55,14 @@ def scan(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One row of a layer's state and the tokens that arrive in it; `run.advance` says what it is given.
 
-    q `[batch, heads, length, D]`, out `[batch, length, heads, D]`; keys, values `[rows, HEADS, places, D]`, the pool: the
-    store's slots, the arriving tokens and, with FOLD, room for a folded pair for each of these. columns int32
+    q `[batch, heads, length, D]`, out `[batch, length, heads, D]`; keys, values `[rows, HEADS, places, D]`, the pool:
+    the store's slots, the arriving tokens and, with FOLD, room for a folded pair for each of these. columns int32
     `[batch, length]`: the tokens that are no padding, of which there are count int32 `[batch]` after seen int32
     `[batch]`.
     new_scores float32 `[rows, length]`; cells int32 `[rows, slots + length, DEPTH]`; table float32 `[rows, DEPTH,
     width]`. src (place of a column's vectors), own (place of its item), positions, scores, counts: `[rows, W]`, the
-    state, pairs leading. moves int32 `[rows, W]`, logits float32 `[rows, QUERIES, B, W]`, gram float32 `[rows, 2, W, W]`:
-    scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
+    state, pairs leading. moves int32 `[rows, W]`, logits float32 `[rows, QUERIES, B, W]`, gram float32 `[rows, 2, W,
+    W]`: scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
     """
     row = tl.program_id(0).to(tl.int64)
     batch, unit = row // units, row % units
@@ -139,7 +139,7 @@ def scan(  # type: ignore[no-untyped-def]
         if FOLD:
             gram_rows(keys, src, gram, CAP, places, HEADS, D, DP, B, W, BW, NEW, HALF)
             tl.debug_barrier()
-            norm = tl.sqrt(tl.load(gram + col * (W + 1), mask=col < NEW, other=0.0))
+            norm = tl.sqrt(tl.load(gram + col * (W + 1), mask=position >= 0, other=0.0))
         tl.debug_barrier()
 
         at = logits + h[:, None] * (B * W) + col[None, :]

@@ -13,7 +13,7 @@ NONE = tl.constexpr(2**31 - 1)
 
 @triton.jit
 def order_key(value, position, column):  # type: ignore[no-untyped-def]
-    """int64 numbers in the order of (value, position), with the column in their low 10 bits; -0 is 0, NaN not allowed."""
+    """int64 numbers in the order of (value, position), the column in the low 10 bits; -0 is 0, and NaN not allowed."""
     bits = (value + 0.0).to(tl.int32, bitcast=True)
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (bits.to(tl.int64) << 31) | (position.to(tl.int64) << 10) | column
@@ -71,7 +71,7 @@ def gram_rows(  # type: ignore[no-untyped-def]
     HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, W: tl.constexpr, BW: tl.constexpr,
     USED: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """gram[a, b] and gram[b, a] ← the product of the concatenated keys, for the B columns a from `start` on and all b."""
+    """gram[a, b] and gram[b, a] ← products of the concatenated keys, for the B columns a from `start` on and all b."""
     i, w = tl.arange(0, B), tl.arange(0, BW)
     BLOCKS: tl.constexpr = (USED + BW - 1) // BW
     mine = tl.load(src_at + start + i, mask=start + i < USED, other=-1)
@@ -120,7 +120,7 @@ def output_chunk(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def read_table(table, cells, r, width, DEPTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A Count-Min table's estimates `[columns]` at cells `[depth, columns]`, past the first cache, which adding skips."""
+    """A Count-Min table's estimates `[columns]` at cells `[depth, columns]`; adding to it skips the first cache."""
     found = tl.load(table + r[:, None] * width + cells, mask=(r < DEPTH)[:, None], other=3.0e38, cache_modifier=".cg")
     return tl.min(found, axis=0)
 

@@ -17,7 +17,7 @@ SOURCES = {
     "surprisal": FIXED,
     "knorm": KNORM,
 }
-"""The policies that the kernel knows, and what it calls them itself. FIXED: a pair's tags are its estimate, for good."""
+"""The policies that the kernel knows, and what it calls them. FIXED: a pair's tags are its estimate, for good."""
 
 FATES = ("topk", "aggregate")
 """The fates that it knows."""
@@ -48,8 +48,8 @@ class Plan:
         cap: pairs after each token.
         heads: key/value heads of a row; queries: its query heads; head_dim: numbers of a head.
         chunk: tokens that arrive together.
-        columns: pairs that the choices are made among at once, a power of two: those of the store, of a chunk and, where
-            victims are folded, those that folding makes.
+        columns: pairs that the choices are made among at once, a power of two: those of the store, of a chunk and,
+            where victims are folded, those that folding makes.
         block: columns that a matrix product takes at once.
         depth: rows of the sketch; 1 where there is none.
         warps: warps of a program.
@@ -75,12 +75,12 @@ class Plan:
 
 
 def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: bool) -> Plan:
-    """The sizes for a cell and the heads of a row; `wide` for vectors in float32, whose products take more registers."""
+    """The sizes for a cell and the heads of a row; `wide` for float32, whose products take more registers."""
     assert cell.max_cache_size is not None
     cap, fold = cell.max_cache_size, cell.strategy == "aggregate"
     chunk = CHUNK if queries < 8 else 2 * CHUNK
     columns = power_of_two(cap + (2 if fold else 1) * chunk)
-    # A step's largest tile: 16 numbers a thread, so that there are registers for many programs; 8 where rows are few.
+    # A step's largest tile: 16 numbers a thread, so that registers hold many programs; 8 where rows are few.
     numbers = 32 * (16 if queries < 8 else 8)
     warps = max(power_of_two(queries) * columns // numbers, head_dim // 64, 4 if wide else 1)
     warps = min(power_of_two(warps), 8)
