@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -62,7 +63,7 @@ SHARE = 0.5
 STREAM = 0.8
 LAUNCH = 4e-6
 """Seconds of a launch and of the small operations that go before a kernel's; PREPARE of them a layer."""
-PREPARE = 40
+PREPARE = 60
 
 COST: tuple[tuple[str, int, int], ...] = (
     # Instructions, the cycles that one occupies a scheduler, and the cycles until its result may be read.
@@ -288,8 +289,10 @@ def main(output: Annotated[Path, typer.Option(help="where the tables go")] = Pat
     import triton
 
     lines, verdict = [], ""
-    for device in (A100, H100):
-        built = kernels(device)
+    devices = (A100, H100)
+    with ThreadPoolExecutor(len(devices)) as pool:
+        everything = list(pool.map(kernels, devices))
+    for device, built in zip(devices, everything, strict=True):
         lines += table(device, built)
         if device is H100:
             ratios = {key: ratio(device, kernel, key[0], 64) for key, kernel in built.items()}
@@ -322,7 +325,7 @@ What is assumed:
   shared memory that Triton asks for a turn ahead are waited for then.
 - Clocks that hold: 1.41 GHz (A100), 1.755 GHz (H100). Memory 2.04 and 3.35 TB/s and second cache 4.5 and 5.5 TB/s, of which streams
   reach 80%; dense bfloat16 312 and 989 TFLOP/s, of which the model's products and the full pass's attention reach 50%.
-- A layer's scan has 40 launches of small operations before and after it, of 4 microseconds each, and copies keys and values once. The full pass
+- A layer's scan has 60 launches of small operations before and after it, of 4 microseconds each, and copies keys and values once. The full pass
   has no launches in its time.
 - The bounded pass is the full one without its attention, and twelve scans. lm-eval's own work is in neither.
 
