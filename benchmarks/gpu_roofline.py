@@ -163,21 +163,32 @@ def phases(built: Built) -> list[tuple[tuple[str, ...], float]]:
         if not any(loop[0] <= other[0] and other[1] <= loop[1] and other != loop for other in within)
     ]
     multiplied = [loop for loop in inner if any(code.startswith("HMMA") for code in loop[2])]
+    before, after = (
+        [loop for loop in multiplied if loop[0] < step[0]],
+        [loop for loop in multiplied if loop[0] > step[1]],
+    )
     fresh, every = math.ceil((plan.cap + plan.chunk) / plan.block), math.ceil(plan.used / plan.block)
-    turns = [plan.queries * fresh, *[plan.heads * fresh] * plan.fold, plan.queries * every]
-    one = plan.chunk / 16 * plan.block / 8 * plan.head_dim / 16 / plan.warps
-    tiles = [one, *[one] * plan.fold, 2 * one]  # Weights come in two halves.
-    assert len(multiplied) == len(turns), (plan, [loop[:2] for loop in multiplied])
+    tiles = plan.chunk / 16 * plan.block / 8 * plan.head_dim / 16 / plan.warps  # Matrix instructions of a turn.
     found = []
-    for (_, _, body), rounds, products in zip(multiplied, turns, tiles, strict=True):
-        at_once = max(sum(code.startswith("HMMA") for code in body) / max(products, 1), 1)
-        found.append((body, rounds / at_once))
+
+    def add(loop: tuple[int, int, tuple[str, ...]], turns: int, a_turn: float) -> None:
+        at_once = max(sum(code.startswith("HMMA") for code in loop[2]) / max(a_turn, 1), 1)
+        found.append((loop[2], turns / at_once))
+
+    # A loop of few turns may have been unrolled: then it is part of what is in no loop.
+    for number, loop in enumerate(before):
+        add(loop, (plan.heads if number else plan.queries) * fresh, tiles)
+    for loop in after[:1]:
+        add(loop, plan.queries * every, 2 * tiles)  # Weights come in two halves.
     if plan.fold:  # The products of the keys that are left move to the front.
         moving = (loop for loop in inner if loop not in multiplied and loop[0] > step[1])
         found += [(body, plan.cap / plan.chunk) for _, _, body in list(moving)[:1]]
-    inside = sum(len(body) for _, _, body in inner)
-    found.append((whole[: max(len(whole) - inside, 1)], 1.0))
-    return found
+    rest = (
+        code
+        for index, code in enumerate(whole)
+        if not any(first <= start + 16 * index <= last for first, last, _ in inner)  # An instruction has 16 bytes.
+    )
+    return [*found, (tuple(rest), 1.0)]
 
 
 def scan(built: Built, device: Device, rows: int) -> Scan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -71,6 +72,11 @@ def arriving(
     valid[1:, :4] = valid[1:, -2:] = False
     tokens = torch.randint(1, 6, (batch, length), generator=generator)
     return Call(3 * q, k, v, tokens, valid, head_dim**-0.5)
+
+
+def typed(call: Call, dtype: torch.dtype) -> Call:
+    """The same tokens, their vectors in a dtype."""
+    return replace(call, q=call.q.to(dtype), k=call.k.to(dtype), v=call.v.to(dtype))
 
 
 def small_cell(**changes: Any) -> CacheConfig:
@@ -161,8 +167,11 @@ def test_any_cell_that_it_serves_follows_the_oracle(changes: dict[str, Any]) -> 
 def test_it_leaves_the_state_that_stepwise_leaves_and_goes_on_from_it(changes: dict[str, Any]) -> None:
     """Calls of one token, of a chunk and a bit, and of the rest; the kernel's own, and by turns with stepwise."""
     cell, call = small_cell(**changes), arriving(length=24, seed=2)
-    parts = [*call.split(1)[:2], *Call(*(each[:, :, 2:] for each in (call.q, call.k, call.v)),
-             call.tokens[:, 2:], call.valid[:, 2:], call.scaling).split(18)]  # fmt: skip
+    first, second, *_ = call.split(1)
+    rest = Call(
+        call.q[:, :, 2:], call.k[:, :, 2:], call.v[:, :, 2:], call.tokens[:, 2:], call.valid[:, 2:], call.scaling
+    )  # fmt: skip
+    parts = [first, second, *rest.split(18)]
     state = assert_follows_oracle(cell, call, parts)
     _, _, wanted = run("stepwise", cell, [call])
     assert_same_pairs(state, wanted)
@@ -184,7 +193,7 @@ def assert_same_pairs(one: LayerState, two: LayerState) -> None:
             by_slot = tensor.transpose(1, 2) if name.startswith(("keys", "values")) else tensor
             picked = by_slot[torch.arange(len(order))[:, None], order]
             in_order.append(picked[:, 1:].float())  # The free slot holds anything.
-        assert torch.allclose(*in_order, rtol=1e-4, atol=1e-6), name
+        assert torch.allclose(in_order[0], in_order[1], rtol=1e-4, atol=1e-6), name
 
 
 @pytest.mark.parametrize(
@@ -195,8 +204,8 @@ def assert_same_pairs(one: LayerState, two: LayerState) -> None:
 def test_half_precision_decides_in_float32(dtype: torch.dtype, fate: str) -> None:
     """Of rounded vectors the kernel makes what the oracle makes of the same numbers in float32."""
     exact = arriving(seed=3, head_dim=16)
-    half = Call(*(each.to(dtype) for each in (exact.q, exact.k, exact.v)), exact.tokens, exact.valid, exact.scaling)
-    wide = Call(*(each.float() for each in (half.q, half.k, half.v)), exact.tokens, exact.valid, exact.scaling)
+    half = typed(exact, dtype)
+    wide = typed(half, torch.float32)
     cell = small_cell(importance="exact", strategy=fate)
     output, trace, _ = run("triton", cell, [half])
     truth, standard, _ = run("oracle", cell, [wide])
@@ -271,8 +280,8 @@ def assert_fits(built: Built) -> None:
     assert built.stack <= SPILLED, built.plan
     assert built.shared <= SHARED, built.plan
     assert not any(code.startswith(("LDL", "STL")) for code in built.step), built.plan
-    # A row's vectors meet in matrix products: no step touches them.
-    assert not any(code.startswith("HMMA") for code in built.step) or built.plan.fold
+    # Vectors meet in matrix products, which are no step's.
+    assert not any(code.startswith("HMMA") for code in built.step)
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
@@ -283,11 +292,9 @@ def test_it_compiles_without_a_gpu_and_stays_in_registers(architecture: int) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", [80, 90, 100])
 @pytest.mark.parametrize(("head_dim", "dtype"), [(64, "bfloat16"), (128, "bfloat16"), (64, "float32")])
-def test_every_offered_size_stays_in_registers(architecture: int, head_dim: int, dtype: str) -> None:
-    kernels = [{**kernel, "head_dim": head_dim, "dtype": dtype, "architecture": architecture} for kernel in ALL]
-    for built in compiled(kernels):
+def test_every_offered_size_stays_in_registers(head_dim: int, dtype: str) -> None:
+    for built in compiled([{**kernel, "head_dim": head_dim, "dtype": dtype} for kernel in ALL]):
         assert_fits(built)
 
 

@@ -161,7 +161,7 @@ class Scratch:
         sinks, recent = cell.protected(cell.max_cache_size)
         visible = cell.visible or 0
         visible_sinks, visible_recent = cell.protected(visible)
-        given = {
+        given: dict[str, Any] = {
             "q": q, "keys": self.keys.contiguous(), "values": self.values.contiguous(), "out": output,
             "columns": self.tokens, "count": self.count, "seen": state.seen, "new_scores": self.new_scores,
             "cells": self.cells, "table": self.table, "src": self.src, "own": self.own, "positions": self.positions,
