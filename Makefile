@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard sketch_eval/startup/*.p*)
 	@test -x .venv/bin/pip || test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make install PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	@echo "installing the pinned environment into .venv (some minutes, once)"
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,gpu]' --constraint constraints.txt
 	@touch $@
 
 # Two processes with a thread each, which on two cores take the time of one with two threads, and half of it elsewhere.

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Before anything imports Triton: its kernels are interpreted then, on CPU tensors (tests/test_triton.py).
+os.environ["TRITON_INTERPRET"] = os.environ.get("TRITON_INTERPRET", "1")
+
 import shutil
 from pathlib import Path
 from typing import Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import Literal, Protocol, cast, get_args
 
@@ -10,10 +11,13 @@ import torch
 from sketch_eval.errors import UsageError
 from sketch_eval.state import Call, LayerState, Trace
 
-Execution = Literal["auto", "oracle", "stepwise", "compiled"]
+Execution = Literal["auto", "oracle", "stepwise", "compiled", "triton"]
 
-FASTEST_FIRST: tuple[Execution, ...] = ("compiled", "stepwise")
-"""Of these modules `auto` takes the first that serves a call."""
+FASTEST_FIRST: tuple[Execution, ...] = ("compiled", "triton", "stepwise")
+"""Of these modules `auto` takes the first that serves a call: the first one those on a CPU, the second on a GPU."""
+
+_log = logging.getLogger(__name__)
+_said: set[str] = set()
 
 
 class Module(Protocol):
@@ -43,11 +47,23 @@ def advance(execution: Execution, state: LayerState, call: Call) -> tuple[torch.
     for name in FASTEST_FIRST if execution == "auto" else (execution,):
         module = _module(name)
         if module.serves(state, call):
+            if (execution, name) == ("auto", "stepwise") and call.q.device.type == "cuda":
+                _say_once(state, call)
             return module.advance(state, call)
     raise UsageError(
         f"execution={execution!r} does not serve this call (importance={state.cell.importance}, "
         f"strategy={state.cell.strategy}, on {call.q.device}, after {int(state.seen.max())} tokens); leave it out"
     )
+
+
+def _say_once(state: LayerState, call: Call) -> None:
+    """Let users know that a call on a GPU goes the slow way, and why; once for each reason."""
+    from sketch_eval.execution.triton import why_not
+
+    reason = why_not(state, call)
+    if reason not in _said:
+        _said.add(reason)
+        _log.warning("execution: %s; each token runs stepwise, as some sixty launches a layer", reason)
 
 
 def _module(name: str) -> Module:
