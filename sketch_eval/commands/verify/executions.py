@@ -1,4 +1,4 @@
-"""Every execution that this machine can run, against the oracle, on random cells and random tokens (docs/design.md §5)."""
+"""Every execution that this machine can run against the oracle, on random cells and tokens (docs/design.md §5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scan on a GPU: the step of DESIGN §2 over the tokens of a row, one program a row, in chunks of tokens.
+"""The scan on a GPU: the step of docs/design.md §2 over the tokens of a row, one program a row, in chunks of tokens.
 
 Under teacher forcing the queries, keys and values of all tokens are known before the first decision, and dropping a
 pair changes no product of a query with a key. So a program takes a chunk of tokens at a time:
