@@ -80,14 +80,15 @@ def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: b
     cap, fold = cell.max_cache_size, cell.strategy == "aggregate"
     chunk = CHUNK if queries < 8 else 2 * CHUNK
     columns = power_of_two(cap + (2 if fold else 1) * chunk)
-    # A step's largest tile: 16 numbers a thread, so that registers hold many programs; 8 where rows are few.
-    numbers = 32 * (16 if queries < 8 else 8)
+    # Numbers of a step's largest tile: 16 a thread, so that registers hold many programs, where a step is simple.
+    source = SOURCES[cell.importance]
+    numbers = 32 * (8 if fold or source == COUNT_MIN or queries >= 8 else 16)
     warps = max(power_of_two(queries) * columns // numbers, head_dim // 64, 4 if wide else 1)
     warps = min(power_of_two(warps), 8)
     block = min(max(BLOCK * 32 * warps // power_of_two(head_dim), BLOCK), columns)
     return Plan(
-        SOURCES[cell.importance], fold, cell.visible is not None, cap, heads, queries, head_dim, chunk, columns, block,
-        cell.depth if cell.importance == "count_min" else 1, warps,
+        source, fold, cell.visible is not None, cap, heads, queries, head_dim, chunk, columns, block,
+        cell.depth if source == COUNT_MIN else 1, warps,
     )  # fmt: skip
 
 
