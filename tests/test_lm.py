@@ -417,7 +417,7 @@ import sys
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from sketch_eval.lm import SketchGPT2, _key
+from sketch_eval.lm import SketchGPT2
 
 folder, address, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
