@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import front
 import pytest
 import readme
 from board import NotSoError, Tables
@@ -45,22 +46,22 @@ def test_every_block_and_the_picture_are_what_the_tables_say() -> None:
 
 
 def test_each_number_of_its_table_stands_in_the_table_that_it_links_to() -> None:
-    """Read here apart from what wrote it: seven lines at most, of one cap, metric and set of bytes."""
+    """Read here apart from what wrote it: the full cache and seven lines at most, of one metric, that go by bytes."""
     (table,) = (text for name, text in BLOCK.findall(PAGE) if name == "table")
     head, _, *lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
     links = [re.search(r"\((.*)\)", title) for title in head[3:]]
-    assert len(links) == 2
-    assert 5 <= len(lines) <= 7
+    tasks = dict(zip(head[3:], ("stdlib_text", "wikitext", "long_text"), strict=True))
+    assert 6 <= len(lines) <= 8
     for title, link in zip(head[3:], links, strict=True):
         assert link is not None
-        column, rows = head.index(title), rows_of(link[1])
-        rows = [row for row in rows if row["task"] in ("stdlib_text", "wikitext")]
-        for line in lines:
-            arguments = dict(pair.split("=") for pair in line[1].strip("`").split(",") if "=" in pair)
-            name = cell_name(CacheConfig.parse(**arguments))
-            (row,) = (row for row in rows if row["cell"] == name and row["cap"] in ("", "128"))
+        column, rows = head.index(title), [row for row in rows_of(link[1]) if row["task"] == tasks[title]]
+        for number, line in enumerate(lines):
+            arguments = dict(pair.split("=") for pair in line[1].strip("`").split(","))
+            cell = CacheConfig.parse(**arguments)
+            cap = "" if cell.max_cache_size is None else str(cell.max_cache_size)
+            (row,) = (row for row in rows if row["cell"] == cell_name(cell) and row["cap"] == cap)
             assert line[2] == f"{int(row['total_bytes']) / 1024:,.0f}"
-            if name == "full":
+            if number == 0:
                 assert line[column] == f"{float(row['value']):.3f}"
             else:
                 shown = [float(number) for number in re.findall(r"[+-][\d.]+", line[column])]
@@ -75,10 +76,10 @@ def test_no_number_of_the_tables_is_written_by_hand() -> None:
 
 @pytest.fixture
 def changed(tmp_path: Path) -> Callable[[str, str, str, str], Tables]:
-    """The committed tables with one column of a cell changed at 128 pairs, in both texts."""
+    """The committed tables with one column of a cell changed at some cap, in all of them."""
 
     def change(cell: str, column: str, of: str, value: str) -> Tables:
-        for folder in ("tasks", "tasks-real"):
+        for folder in ("tasks", "tasks-real", "rivals", "rivals-works"):
             source, target = ROOT / "results" / folder / "leaderboard.csv", tmp_path / folder / "leaderboard.csv"
             target.parent.mkdir(exist_ok=True)
             shutil.copy(source, target)
@@ -97,16 +98,19 @@ def changed(tmp_path: Path) -> Callable[[str, str, str, str], Tables]:
 
 
 def test_a_table_that_says_another_number_makes_another_page(changed: Callable[..., Tables]) -> None:
-    tables = changed("count_min 512×4", "difference", "128", "9.87654321")
+    tables = changed("window scope=head store=int4", "difference", "384", "1.87654321")
     page = readme.rewritten(PAGE, tables)
     assert page != PAGE
-    assert "+9.9% [" in page
+    assert "+1.9% [" in page
     assert drawn(ROOT / readme.PICTURE) != digest(tables)
 
 
 @pytest.mark.parametrize(
     ("cell", "column", "value", "sentence"),
     [
+        ("count_min 512×4 scope=head store=float16", "to_exact_high", "0.5", "a sketch ranks as exact counts do"),
+        ("window scope=head store=float16", "difference_low", "0.1", "fewer bits beat every ranking"),
+        ("clairvoyant scope=head store=float16", "difference_high", "20", "a ranking that knew the future"),
         ("count_min 512×4", "to_exact_high", "0.5", "a sketch ranks as exact counts do"),
         ("count_min 512×4", "sketch_bytes", "16", "exact counts need fewer bytes"),
         ("count_min 512×4 aggregate", "to_reference_high", "-0.3", "no ranking beats folding the oldest pair"),
@@ -122,8 +126,8 @@ def test_tables_that_say_the_contrary_of_a_sentence_are_refused(
 
 
 def test_tables_without_a_cell_are_refused_by_its_name(changed: Callable[..., Tables]) -> None:
-    with pytest.raises(NotSoError, match="no h2o at cap 128"):
-        readme.table(changed("h2o", "cell", "128", "another"))
+    with pytest.raises(NotSoError, match="no h2o store=float16 at cap 128"):
+        front.table(changed("h2o store=float16", "cell", "128", "another"))
 
 
 TRIPLE = re.compile(r"([+-]?\d+(?:\.\d+)?)%?\s+\[([+-]?\d+(?:\.\d+)?),\s+([+-]?\d+(?:\.\d+)?)\]")

@@ -32,6 +32,11 @@ class Text:
 
 
 TEXTS = (Text("library text", "tasks", "stdlib_text"), Text("WikiText-2", "tasks-real", "wikitext"))
+RIVALS = (
+    *(Text("library text", "rivals", "stdlib_text"), Text("WikiText-2", "rivals", "wikitext")),
+    Text("three works", "rivals-works", "long_text"),
+)
+"""The texts of the front page."""
 
 
 class Tables:
@@ -44,7 +49,7 @@ class Tables:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.rows: dict[Text, dict[tuple[str, int], Row]] = {}
-        for text in TEXTS:
+        for text in (*TEXTS, *RIVALS):
             with (results / text.folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
                 found = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == (text.task, METRIC)]
             self.rows[text] = {(row["cell"], int(row["cap"] or 0)): row for row in found}

@@ -5,55 +5,60 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from board import CAPS, EXACT, FOLDING, OLDEST, SKETCH, TEXTS, Tables, at
+from board import FOLDING, OLDEST, RIVALS, SKETCH, Row, Tables, Text, at
 from matplotlib.figure import Figure
 from PIL import Image
 
+APART = " scope=head"
+HALF = f"{APART} store=float16"
 DRAWN = {
-    "window": ("#6b7280", "s"),
-    "streaming": ("#a16207", "D"),
-    "h2o": ("#7c3aed", "v"),
-    EXACT: ("#15803d", "^"),
-    SKETCH: ("#1d4ed8", "o"),
-    FOLDING: ("#ea580c", "o"),
-    OLDEST: ("#0d9488", "X"),
-    "int8": ("#be185d", "P"),
-    "int4": ("#be185d", "p"),
-    "int3": ("#be185d", "*"),
-    "clairvoyant": ("#111827", "d"),
+    f"window{HALF}": ("#6b7280", "s", "window"),
+    "h2o store=float16": ("#7c3aed", "v", "exact counts (H2O)"),
+    f"{SKETCH}{HALF}": ("#1d4ed8", "o", "sketch"),
+    f"{FOLDING}{HALF}": ("#ea580c", "o", "sketch, folding"),
+    f"{OLDEST}{HALF}": ("#0d9488", "X", "window, folding"),
+    f"window{APART} store=int4": ("#be185d", "s", "window in 4 bits"),
+    f"window aggregate{APART} store=int4": ("#be185d", "X", "window in 4 bits, folding"),
+    f"clairvoyant{HALF}": ("#111827", "d", "ranking that has read the text"),
+    "int8": ("#a16207", "P", "all pairs in 8, 4 and 3 bits"),
+    "int4": ("#a16207", "P", "all pairs in 8, 4 and 3 bits"),
+    "int3": ("#a16207", "P", "all pairs in 8, 4 and 3 bits"),
+    "float16": ("black", "o", "all pairs"),
 }
-"""The picture's cells, where the tables have them: colour and marker."""
+"""The picture's cells, where the tables have them: colour, marker and what they are called."""
 
-LABELS = {SKETCH: "sketch", FOLDING: "sketch, folding", OLDEST: "window, folding", EXACT: "exact counts"}
+
+def _lines(tables: Tables, text: Text) -> dict[tuple[str, str, str], list[Row]]:
+    """The rows of each line of a text's panel, by how it looks, those of fewest bytes first."""
+    found: dict[tuple[str, str, str], list[Row]] = {}
+    for (cell, _), row in sorted(tables.rows[text].items(), key=lambda one: at(one[1], "total_bytes")):
+        if cell in DRAWN:
+            found.setdefault(DRAWN[cell], []).append(row)
+    return dict(sorted(found.items(), key=lambda one: list(DRAWN.values()).index(one[0])))
 
 
 def digest(tables: Tables) -> str:
     """SHA-256 of all that the picture shows."""
     shown = [
-        (text.title, *key, row["difference"], row["total_bytes"])
-        for text in TEXTS
-        for key, row in tables.rows[text].items()
-        if key[0] in DRAWN
+        (text.title, *looks, row["cap"], row["difference"], row["total_bytes"])
+        for text in RIVALS
+        for looks, rows in _lines(tables, text).items()
+        for row in rows
     ]
     return hashlib.sha256(repr(shown).encode()).hexdigest()
 
 
 def draw(tables: Tables, path: Path) -> None:
     """Loss against bytes: a panel a text, a line a way to bound over its caps."""
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(TEXTS), sharey=True)
-    for axes, text in zip(panels, TEXTS, strict=True):
-        for cell, (colour, marker) in DRAWN.items():
-            rows = [row for (name, cap), row in tables.rows[text].items() if name == cell and cap in (0, *CAPS)]
-            if rows:
-                x, y = [at(row, "total_bytes") / 1024 for row in rows], [at(row, "difference") for row in rows]
-                label = LABELS.get(cell, cell)
-                axes.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1.2, label=label)
-        full = at(tables.row(text, "full", 0), "total_bytes") / 1024
-        axes.plot([full], [0], "o", color="black", markersize=7, label="full cache")
+    figure = Figure(figsize=(10.8, 5.0), layout="constrained")
+    panels = figure.subplots(1, len(RIVALS), sharey=True)
+    for axes, text in zip(panels, RIVALS, strict=True):
+        for (colour, marker, label), rows in _lines(tables, text).items():
+            x, y = [at(row, "total_bytes") / 1024 for row in rows], [at(row, "difference") for row in rows]
+            axes.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1.2, label=label)
         axes.axhline(0, color="grey", linewidth=0.8, linestyle="--")
         axes.set_xscale("log", base=2)
-        ticks = [512, 1024, 2048, 4096, 8192]
+        ticks = [256, 512, 1024, 2048, 4096]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
         axes.set_title(text.title)
@@ -64,7 +69,7 @@ def draw(tables: Tables, path: Path) -> None:
     panels[0].set_ylabel("loss of byte perplexity, %")
     named = {str(line.get_label()): line for axes in panels for line in axes.get_lines()}
     named = {label: line for label, line in named.items() if not label.startswith("_")}
-    panels[-1].legend(list(named.values()), list(named), frameon=False, fontsize=9)
+    figure.legend(list(named.values()), list(named), frameon=False, fontsize=9, ncols=4, loc="outside lower center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Description": digest(tables), "Software": None})
 

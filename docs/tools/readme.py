@@ -16,6 +16,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import front
 from board import (
     CAP,
     CAPS,
@@ -26,7 +27,6 @@ from board import (
     SKETCH,
     TEXTS,
     NotSoError,
-    Row,
     Tables,
     Text,
     at,
@@ -40,27 +40,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/findings.md")
 PICTURE = "docs/pictures/loss_against_bytes.png"
 
-LINES = {
-    "full": "the full cache",
-    "window": "window, dropping",
-    "h2o": "exact counts that never fade, each head for itself, dropping (H2O)",
-    EXACT: "exact counts, dropping",
-    SKETCH: "sketch, dropping",
-    FOLDING: "sketch, folding",
-    OLDEST: "window, folding",
-}
-"""The table's lines: a cell, and what it is."""
-
-
-def given(row: Row) -> str:
-    """A cell's arguments but for the cap, as lm-eval's command line has them."""
-    found = re.search(r"--model_args (\S+)", row["command"])
-    assert found is not None
-    arguments = dict(pair.split("=", 1) for pair in found[1].split(","))
-    told = {name: value for name, value in arguments.items() if name not in ("pretrained", "dtype", "max_cache_size")}
-    if row["cell"] == "full":
-        told = {"max_cache_size": "None"}
-    return "`" + ",".join(f"{name}={value}" for name, value in told.items()) + "`" if told else "(the defaults)"
+CELLS = ("window", "streaming", "h2o", EXACT, SKETCH, FOLDING, OLDEST)
+"""The cells of the findings' first table."""
 
 
 def _listed(values: Iterable[str]) -> str:
@@ -72,7 +53,7 @@ def _of_texts(spell: Callable[[Text], str]) -> str:
     return _listed(f"{spell(text)} on {text.title}" for text in TEXTS)
 
 
-def _filled(sentences: str, indent: str = "") -> str:
+def filled(sentences: str, indent: str = "") -> str:
     """Lines of 120 characters, of which none breaks in an interval or a piece of code."""
     kept = re.sub(r"\[[^]]*\]", lambda found: found[0].replace(" ", "\0"), sentences)
     lines = textwrap.fill(kept, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
@@ -80,7 +61,7 @@ def _filled(sentences: str, indent: str = "") -> str:
 
 
 def hold(tables: Tables) -> None:
-    """Hold the words of `answer` and `claims` to the tables.
+    """Hold the words of `claims` to the tables.
 
     Raises:
         NotSoError: the tables do not say a sentence, or have no row that could.
@@ -100,38 +81,6 @@ def hold(tables: Tables) -> None:
     for sentence, facts in told.items():
         if not facts or not all(facts):
             raise NotSoError(f"the tables do not say (any more) that {sentence}; reword docs/tools/readme.py")
-
-
-def answer(tables: Tables) -> str:
-    """The answer in two sentences."""
-    hold(tables)
-    near = [row for cell in (SKETCH, FOLDING) for row in tables.each(cell, "to_exact")]
-    far = max(abs(end) for row in near for end in ends(row, "to_exact"))
-    counts, sketch = (
-        [kib(tables.row(TEXTS[0], cell, cap), "sketch_bytes") for cap in CAPS] for cell in (EXACT, SKETCH)
-    )
-    lost = {cell: _listed(_losses(tables, cell)) for cell in (OLDEST, FOLDING, "window")}
-    return _filled(
-        f"**On the small model and the texts measured so far, a sketch is not worth its bytes: it ranks as well as "
-        f"exact counts do, to within {far:.2f}% of byte perplexity, but at caps of {CAPS[0]} to {CAPS[-1]} pairs it "
-        f"needs {sketch[0]} KiB where they need {counts[0]} to {counts[-1]}, and neither of the two beats a cache that "
-        f"ranks nothing and folds its oldest pair.** Use that cache instead "
-        f"(`importance=recency,sinks=0,strategy=aggregate`): with {CAP} pairs a layer it loses {lost[OLDEST]} of byte "
-        f"perplexity on the two texts below, where the sketch that folds loses {lost[FOLDING]}, and a window that "
-        f"drops {lost['window']}."
-    )
-
-
-def table(tables: Tables) -> str:
-    """Seven cells at one cap."""
-    heads = " | ".join(f"[{text.title}](results/{text.folder}/leaderboard.md)" for text in TEXTS)
-    lines = [f"| cache of {CAP} pairs a layer | arguments | KiB | {heads} |", "| --- | --- | ---: | --- | --- |"]
-    for cell, title in LINES.items():
-        rows = [tables.row(text, cell, CAP) for text in TEXTS]
-        shown = [f"{at(row, 'value'):.3f}" if cell == "full" else percent(row, "difference") for row in rows]
-        lines.append(f"| {title} | {given(rows[0])} | {kib(rows[0])} | {' | '.join(shown)} |")
-    documents = _of_texts(lambda text: f"{tables.row(text, 'full', CAP)['documents']} documents")
-    return "\n".join([*lines, "", f"Read off {documents}."])
 
 
 def claims(tables: Tables) -> str:
@@ -161,7 +110,7 @@ def claims(tables: Tables) -> str:
         f"*Does a ranking help the folding?* Against folding the oldest at {CAP} pairs, the sketch that folds is "
         f"{_listed(said)}. H2O is worse by {worse}.",
     )
-    return "\n".join(_filled(f"- {line}", "  ") for line in lines)
+    return "\n".join(filled(f"- {line}", "  ") for line in lines)
 
 
 def _losses(tables: Tables, cell: str, cap: int = CAP) -> list[str]:
@@ -173,10 +122,8 @@ def every(tables: Tables) -> str:
     """All caps and cells that the texts share, for docs/findings.md."""
     heads = [f"[{text.title}](../results/{text.folder}/leaderboard.md)" for text in TEXTS]
     lines = [f"| cap | cell | {' | '.join(heads)} | total KiB |", "| ---: | --- | --- | --- | ---: |"]
-    cells = [cell for cell in LINES if cell != "full"]
-    cells.insert(1, "streaming")
     for cap in CAPS:
-        for cell, size in [*((cell, cap) for cell in cells), ("window", SAME_BYTES[cap])]:
+        for cell, size in [*((cell, cap) for cell in CELLS), ("window", SAME_BYTES[cap])]:
             rows = [tables.rows[text].get((cell, size)) for text in TEXTS]
             found = [row for row in rows if row is not None]
             if found:
@@ -185,7 +132,13 @@ def every(tables: Tables) -> str:
     return "\n".join(lines)
 
 
-BLOCKS: dict[str, Callable[[Tables], str]] = {"answer": answer, "table": table, "claims": claims, "every": every}
+BLOCKS: dict[str, Callable[[Tables], str]] = {
+    "answer": lambda tables: filled(front.answer(tables)),
+    "table": front.table,
+    "claims": claims,
+    "every": every,
+    "rivals": front.every,
+}
 
 
 def rewritten(page: str, tables: Tables) -> str:
