@@ -89,7 +89,7 @@ def every(tables: Tables) -> str:
     """All cells of the tables of rivals, for docs/findings.md, with the share of the way to the clairvoyant."""
     heads = " | ".join(f"[{text.title}](../results/{text.folder}/leaderboard.md) | way" for text in RIVALS)
     lines = [f"| pairs | cell | KiB | {heads} |", f"| ---: | --- | ---: |{' --- | ---: |' * len(RIVALS)}"]
-    cells = {key: row for text in RIVALS for key, row in tables.rows[text].items() if key[0] != "full"}
+    cells = {key: row for text in RIVALS[::-1] for key, row in tables.rows[text].items() if key[0] != "full"}
     for (cell, cap), row in sorted(cells.items(), key=lambda one: (one[0][1] or 1024, at(one[1], "difference"))):
         shown = []
         for text in RIVALS:
