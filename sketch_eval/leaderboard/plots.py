@@ -7,6 +7,7 @@ plots show what is lost: the difference to the full cache with the sign that mak
 
 from __future__ import annotations
 
+import io
 import math
 import zlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import altair as alt
 import pandas as pd
 import vl_convert
+from PIL import Image
 
 from sketch_eval.leaderboard import views
 from sketch_eval.leaderboard.views import Subject
@@ -157,7 +159,9 @@ def bytes_chart(of: Frame) -> alt.LayerChart:
         "x:Q", title="KiB over the plain window of the cap", axis=alt.Axis(values=sorted(TICKS), format="+,d"),
         scale=alt.Scale(type="symlog", constant=1, padding=14, nice=False),
     )  # fmt: skip
-    return _scatter(of, x, log=False)
+    # The axis has a length where the window is alone, too.
+    one = alt.Chart(POINTS).mark_point(opacity=0).encode(x=alt.datum(1))
+    return alt.layer(_scatter(of, x, log=False), one)
 
 
 def total_chart(of: Frame) -> alt.LayerChart:
@@ -308,7 +312,14 @@ def picture(name: str, rows: pd.DataFrame, subject: Subject, kind: str = "png") 
     spec = chart.to_dict(validate=False) | {"datasets": {"points": records(points)}, "config": CONFIG}
     if kind == "svg":
         return vl_convert.vegalite_to_svg(spec).encode()
-    return bytes(vl_convert.vegalite_to_png(spec, scale=1.5))
+    return small(vl_convert.vegalite_to_png(spec, scale=1.5))
+
+
+def small(png: bytes) -> bytes:
+    """The same picture in 64 colours, which is all that the plots have, and a tenth of the bytes."""
+    shrunk = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(64).save(shrunk, "PNG", optimize=True)
+    return shrunk.getvalue()
 
 
 def records(points: pd.DataFrame) -> list[dict[str, Any]]:
