@@ -31,7 +31,7 @@ from sketch_eval.families import shape_of
 from sketch_eval.grid.grid import Block, Grid, read
 from sketch_eval.leaderboard.write import write
 from sketch_eval.policies.learned import FEATURES
-from sketch_eval.ranking import NAME, Ranking, norms_of
+from sketch_eval.ranking import NAME, Ranking, marks_of
 from sketch_eval.sweep.run import Here, sweep
 
 # The same examples everywhere: a test must not fail for another machine's luck.
@@ -45,7 +45,7 @@ def give_ranking(model: PreTrainedModel) -> None:
     """Write a random ranking for importance=learned into a model's config."""
     shape = shape_of(model.config)
     coefficients = torch.randn(shape.layers, shape.kv_heads, len(FEATURES), generator=torch.Generator().manual_seed(0))
-    ranking = Ranking(features=FEATURES, coefficients=coefficients.tolist(), norms=norms_of(model), made={})
+    ranking = Ranking(features=FEATURES, coefficients=coefficients.tolist(), marks=marks_of(model), made={})
     setattr(model.config, NAME, ranking.model_dump(mode="json"))
 
 

@@ -98,10 +98,10 @@ def changed(tmp_path: Path) -> Callable[[str, str, str, str], Tables]:
 
 
 def test_a_table_that_says_another_number_makes_another_page(changed: Callable[..., Tables]) -> None:
-    tables = changed("window scope=head store=int4", "difference", "384", "1.87654321")
+    tables = changed("window scope=head store=int4", "difference", "384", "2.98765432")
     page = readme.rewritten(PAGE, tables)
     assert page != PAGE
-    assert "+1.9% [" in page
+    assert "+3.0% [+1.5, +2.1]" in page
     assert drawn(ROOT / readme.PICTURE) != digest(tables)
 
 

@@ -38,6 +38,20 @@ def rows(report: dict[str, Any], verdict: str) -> list[str]:
     return [check["name"] for check in report["checks"] if check["verdict"] == verdict]
 
 
+def test_every_random_cell_can_be_made() -> None:
+    assert {executions.random_cell(number).scope for number in range(400)} == {"layer", "head", "budget", "entropy"}
+
+
+def test_an_execution_that_breaks_is_a_failed_row_and_not_a_skipped_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("sketch_eval.execution.stepwise.advance", breaks)
+    found = {row.name: row for row in executions.check("cpu", 1)}
+    assert found["stepwise on cpu"].verdict == "FAILED"
+    assert "a defect" in found["stepwise on cpu"].found
+
+
 def test_it_passes_here_and_its_report_says_on_what(known: Path) -> None:
     result, report = run(known)
     assert result.exit_code == 0, result.output

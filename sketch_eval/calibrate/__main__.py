@@ -16,7 +16,7 @@ from sketch_eval.calibrate.fit import fit
 from sketch_eval.errors import UsageError, report_in_one_line
 from sketch_eval.families import FAMILIES, check, shape_of
 from sketch_eval.policies.learned import FEATURES
-from sketch_eval.ranking import NAME, Ranking, norms_of
+from sketch_eval.ranking import NAME, Ranking, marks_of
 from sketch_eval.text import stdlib
 from sketch_eval.text.fitting import read_folder
 
@@ -81,7 +81,7 @@ def calibrate(pretrained: str, out: Path, texts: str, count: int, length: int, s
         "texts": f"{count} windows of {length} tokens of {texts or 'the standard library'}, seed {seed}",
         "explained": round(explained, 4),
     }
-    ranking = Ranking(features=FEATURES, coefficients=coefficients, norms=norms_of(model), made=made)
+    ranking = Ranking(features=FEATURES, coefficients=coefficients, marks=marks_of(model), made=made)
     setattr(model.config, NAME, ranking.model_dump(mode="json"))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -11,10 +11,13 @@ import torch
 
 from sketch_eval.commands.verify.check import Check
 from sketch_eval.config import CacheConfig
+from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance
+from sketch_eval.foresight import Fitted
 from sketch_eval.formats import FORMATS
 from sketch_eval.policies import FATES, POLICIES
 from sketch_eval.policies.items import ITEMS
+from sketch_eval.policies.learned import FEATURES
 from sketch_eval.state import Call, LayerState, Trace
 
 NEAR_TIE = 1e-5
@@ -91,17 +94,25 @@ def _follow(execution: Execution, place: str, cells: int) -> Followed | str:
                 traces.append(trace)
         except ImportError as error:
             return f"is not installed here: {error}"
-        except ValueError:  # It does not serve the cell here.
+        except UsageError:  # It does not serve the cell here.
             continue
+        except Exception as error:  # Whatever it is, the report has to say so, and go on.
+            followed.otherwise = followed.otherwise or f"{type(error).__name__} in the cell {_spelt(cell)}: {error}"
+            followed.cells += 1
+            break
         followed.cells += 1
         tokens, off, alike = _compare(truth, standard, torch.cat(outputs, 1), Trace.join(traces), call.valid)
         followed.tokens += tokens
         followed.furthest = max(followed.furthest, off)
         if not (alike and off <= CLOSE) and not followed.otherwise:
             what = f"outputs are {off:.2g} off" if alike else "it decided otherwise"
-            changed = {key: value for key, value in cell.model_dump().items() if value != getattr(CacheConfig(), key)}
-            followed.otherwise = f"{what} in the cell {', '.join(f'{key}={value}' for key, value in changed.items())}"
+            followed.otherwise = f"{what} in the cell {_spelt(cell)}"
     return followed
+
+
+def _spelt(cell: CacheConfig) -> str:
+    changed = {key: value for key, value in cell.model_dump().items() if value != getattr(CacheConfig(), key)}
+    return ", ".join(f"{key}={value}" for key, value in changed.items())
 
 
 def _compare(
@@ -121,7 +132,11 @@ def _compare(
 
 def _state(cell: CacheConfig, call: Call) -> LayerState:
     speeds = SPEEDS.to(call.k.device) if FATES[cell.strategy].turns else None
-    return LayerState(cell, 0, call.k, QUERY_HEADS // KV_HEADS, speeds=speeds)
+    fitted = None
+    if cell.fitted:
+        generator = torch.Generator().manual_seed(0)
+        fitted = Fitted(torch.randn(KV_HEADS, len(FEATURES), generator=generator).to(call.k.device))
+    return LayerState(cell, 0, call.k, QUERY_HEADS // KV_HEADS, speeds=speeds, foresight=fitted)
 
 
 def random_cell(seed: int) -> CacheConfig:
@@ -133,8 +148,9 @@ def random_cell(seed: int) -> CacheConfig:
         rankings = [name for name, kind in POLICIES.items() if not kind.foresees]
         importance, strategy = rankings[seed % len(rankings)], draw.choice(list(FATES))
     kind = POLICIES[importance]
-    scope = draw.choice(["layer", "head", *(["budget"] if kind.budgeted else [])])
-    hides = FATES[strategy].hides and scope != "budget"
+    scopes = ["head"] if kind.fitted else ["layer", "head", *(["budget", "entropy"] if kind.budgeted else [])]
+    scope = draw.choice(scopes)
+    hides = FATES[strategy].hides and scope in ("layer", "head")
     return CacheConfig.parse(
         max_cache_size=12,
         width=draw.choice([8, 64]),
