@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_gpt2
+from conftest import give_ranking, tiny_gpt2
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from sketch_eval import UsageError
@@ -178,6 +178,7 @@ def test_after_a_thousand_tokens_the_cache_owns_what_the_ledger_says(name: str) 
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=61, n_layer=2, n_embd=16, n_head=2, n_positions=1024)).eval()
     enable(model)
+    give_ranking(model)
     cell = cell_of(name, cap=64)
     cache = SketchCache(model.config, cell)
     output = model.generate(

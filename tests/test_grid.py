@@ -172,7 +172,10 @@ CELL = "cells: [{max_cache_size: 64}]"
         ("tasks: {}\n" + CELL, "tasks: give at least one"),
         ("tasks: [kv_256]\nreference: {decay: 2}\n" + CELL, "cells: decay=2: should be less than or equal to 1"),
         ("tasks: [kv_256]\nreference: {seed: 2}\n" + CELL, "seed goes in the grid's own key"),
-        ("tasks: [kv_256]\ntwin: {scope: row}\n" + CELL, "cells: scope='row': should be 'layer', 'head' or 'budget'"),
+        (
+            "tasks: [kv_256]\ntwin: {scope: row}\n" + CELL,
+            "cells: scope='row': should be 'layer', 'head', 'budget' or 'entropy'",
+        ),
         ("tasks: [kv_256]\ntwin: {scope: head}\nreference: {}\n" + CELL, "reference and twin both say what cells"),
         ("tasks: [kv_256]\ncells: [{width: []}]", "width has no values"),
         ("tasks: [kv_256]\ncells: [{controls: [windows]}]", "windows is no control (did you mean window?)"),
