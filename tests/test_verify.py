@@ -53,7 +53,10 @@ def test_it_passes_here_and_its_report_says_on_what(known: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "all is as it should be" in result.output
     assert report["passed"]
-    assert rows(report, "ok") == ["stepwise on cpu", "compiled on cpu", *FEW]
+    followed = [
+        name for name in rows(report, "ok") if name != "triton on cpu"
+    ]  # Where Triton is there to interpret it.
+    assert followed == ["stepwise on cpu", "compiled on cpu", *FEW]
     assert len(rows(report, "measured")) == 5
     assert report["machine"]["cores"] >= 1
     assert {"python", "torch", "lm-eval", "triton"} <= report["versions"].keys()
