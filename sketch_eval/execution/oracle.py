@@ -338,7 +338,8 @@ class Oracle:
     def _to_nearest(self, pair: Pair) -> float:
         """The cosine of a pair's key with the nearest of the others'; -1 where there is none."""
         key, others = pair.key.flatten(), [other.key.flatten() for other in self.pairs if other is not pair]
-        return max((float(torch.cosine_similarity(key, other, dim=0)) for other in others), default=-1.0)
+        cosines = [float(torch.cosine_similarity(key, other, dim=0)) for other in others]
+        return max((cosine for cosine in cosines if cosine == cosine), default=-1.0)
 
     def _to_mean(self, pair: Pair) -> float:
         """The cosine of a pair's key with the mean of the held keys' directions."""

@@ -47,6 +47,19 @@ class Exact(Counters):
         self.scores.mul_(self._decay(seen.live)[:, None]).add_(seen.mass)
 
 
+class Weighed(Exact):
+    """Base of the policies whose estimate is exact mass times a number of the pair as it is stored now: its tag."""
+
+    renewed = True
+
+    def estimate(self, tags: torch.Tensor) -> torch.Tensor:
+        return self.scores * tags
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The scores as `memory`: they are not yet estimates."""
+        return {"memory": self.scores[:, None]}
+
+
 class Last(Counters):
     """The newest query's mass, 0 for a hidden pair: TOVA (Oren et al., 2024)."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from sketch_eval.policies.base import STEPS, Pairs, flat, in_steps
-from sketch_eval.policies.counters import Exact
+from sketch_eval.policies.counters import Weighed
 
 
-class FoldCost(Exact):
+class FoldCost(Weighed):
     """Exact accumulated mass times one minus the cosine of a row's concatenated key with that of its nearest pair.
 
     Folding a pair moves its attention to a key at that distance, so that pairs that are like another, or that nothing
@@ -20,7 +20,6 @@ class FoldCost(Exact):
     name = "fold_cost"
     summary = "pairs with the most attention times the distance of their key to the nearest that is held"
     observes = frozenset({"mass", "keys"})
-    renewed = True
     budgeted = False
 
     def tags(self, items: torch.Tensor, pairs: Pairs) -> torch.Tensor:
@@ -28,11 +27,4 @@ class FoldCost(Exact):
         directions = torch.nn.functional.normalize(flat(pairs.keys), dim=-1)
         cosine = in_steps(directions @ directions.transpose(1, 2)) / STEPS
         free = (pairs.positions < 0)[:, None] | torch.eye(cosine.shape[1], dtype=torch.bool, device=cosine.device)
-        return 1 - cosine.masked_fill(free, -1.0).amax(-1)
-
-    def estimate(self, tags: torch.Tensor) -> torch.Tensor:
-        return self.scores * tags
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The scores as `memory`: they are not yet estimates."""
-        return {"memory": self.scores[:, None]}
+        return 1 - cosine.masked_fill(free | cosine.isnan(), -1.0).amax(-1)

@@ -53,6 +53,7 @@ class Learned(Policy):
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         super().__init__(cell, place)
         self.memory = torch.zeros(place.rows, len(DECAYS) + 1, place.slots, dtype=torch.float32, device=place.device)
+        self.decays = torch.tensor(DECAYS, device=place.device)[:, None]
         self.weight = torch.zeros(place.rows, len(FEATURES), dtype=torch.float32, device=place.device)
         if place.foresight is not None:  # The ledger asks for shapes alone.
             assert isinstance(place.foresight, Fitted)
@@ -85,8 +86,7 @@ class Learned(Policy):
         token, position = tags[..., 0], tags[..., 1]
         newest = position.argmax(1, keepdim=True)
         again = (token == token.gather(1, newest)) & (position >= 0) & (position < position.gather(1, newest))
-        decays = torch.tensor(DECAYS, device=token.device)[:, None]
-        masses = self.memory[:, :-1] * decays + seen.mass[:, None]
+        masses = self.memory[:, :-1] * self.decays + seen.mass[:, None]
         moved = torch.cat((masses, self.memory[:, -1:].maximum(again.float()[:, None])), 1)
         self.memory.copy_(torch.where(seen.live[:, None, None], moved, self.memory))
 

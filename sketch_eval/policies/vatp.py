@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from sketch_eval.policies.base import Pairs, flat
-from sketch_eval.policies.counters import Exact
+from sketch_eval.policies.counters import Weighed
 
 
-class ValueAware(Exact):
+class ValueAware(Weighed):
     """Exact accumulated mass times the L1 norm of a row's concatenated value as it is stored now.
 
     VATP (Guo et al., 2024) multiplies the scores of H2O so, once for a prompt. Here the mass is accumulated with the
@@ -18,15 +18,7 @@ class ValueAware(Exact):
     name = "vatp"
     summary = "pairs with the most attention times the L1 norm of their value"
     observes = frozenset({"mass", "values"})
-    renewed = True
 
     def tags(self, items: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         assert pairs.values is not None
         return flat(pairs.values).abs().sum(-1)
-
-    def estimate(self, tags: torch.Tensor) -> torch.Tensor:
-        return self.scores * tags
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The scores as `memory`: they are not yet estimates."""
-        return {"memory": self.scores[:, None]}
