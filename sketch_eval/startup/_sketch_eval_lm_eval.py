@@ -10,7 +10,8 @@ in site-packages imports it whenever Python starts, and it waits for two modules
 - After `lm_eval.tasks.manager`, `TaskManager` also scans this package's task folder: after lm-eval's own tasks and
   before `include_path`, so that a user's task of the same name wins, and not at all with `include_defaults=False`.
 
-Every Python process of the environment pays for this module, so it imports only `sys` until lm-eval is in use.
+Every Python process of the environment pays for this module, so it imports only `sys` and `__future__` until
+lm-eval is in use.
 """
 
 from __future__ import annotations
