@@ -196,9 +196,23 @@ class CacheConfig(BaseModel):
         )
 
 
+OTHER_WORDS = {
+    **dict.fromkeys(("cap", "budget", "cache_size", "max_cache_len", "capacity"), "max_cache_size"),
+    **dict.fromkeys(("bits", "nbits", "quant", "kv_dtype"), "store"),
+    **dict.fromkeys(("policy", "press", "method", "control", "ranking"), "importance"),
+    **dict.fromkeys(("fate", "eviction", "merge"), "strategy"),
+    "window": "recent",
+    "model": "pretrained",
+}
+"""What arguments are called elsewhere, and here."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean ...?)` for a name that nearly is a known one, else the empty string."""
-    match = difflib.get_close_matches(name, list(known), n=1)
+    """` (did you mean ...?)` for a name that is, or nearly is, one of the known ones, else the empty string."""
+    known = list(known)
+    match = difflib.get_close_matches(name, known, n=1)
+    if OTHER_WORDS.get(name) in known:
+        match = [OTHER_WORDS[name]]
     return f" (did you mean {match[0]}?)" if match else ""
 
 
@@ -213,7 +227,8 @@ def _explain(error: Any) -> str:
     hint = ""
     if error["type"] == "literal_error":
         choices = get_args(CacheConfig.model_fields[name].annotation)
-        hint = nearest(str(error["input"]), choices)
+        # Another number of bits is another thing, and all that there are stand in the message.
+        hint = "" if name == "store" else nearest(str(error["input"]), choices)
         if name == "importance" and str(error["input"]) in CONTROLS:
             control = ",".join(f"{key}={value}" for key, value in CONTROLS[str(error["input"])].items())
             hint = f"; the control {error['input']} is {control}"

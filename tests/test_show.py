@@ -37,6 +37,13 @@ def test_the_texts_are_shown_at_a_middle_cap_best_first() -> None:
     assert "cap" not in shown
 
 
+def test_the_cap_shown_first_is_one_at_which_rankings_stand_too() -> None:
+    shown = texts(show(RESULTS / "rivals"))
+    assert {"h2o store=float16", "snapkv store=float16", "window aggregate scope=head store=float16"} <= set(
+        shown["cell"]
+    )
+
+
 def test_tasks_cells_caps_and_the_order_can_be_chosen() -> None:
     table = show(RESULTS / "tasks", ["recall", "kv_*"], cells=["window"], caps=["64", "256"], sort="bytes")
     shown = texts(table)

@@ -141,7 +141,10 @@ def _table(
         table.add_row(line["cell"], *cap, size(line["total_bytes"]).removesuffix(" KiB"), *entries)
     at = f"cap {', '.join(map(whole, caps))}. " if caps else ""
     left = f"{number - len(lines)} more with --top 0. " if number > len(lines) else ""
-    table.caption = f"{folder}: {at}{left}The full cache's score, and the difference to it with its 95% interval."
+    table.caption = (
+        f"{folder}: {at}{left}The full cache's score, and the difference to it with its 95% interval. KiB are those of "
+        "one text's whole cache, in the numbers that the model computes in unless a store is named."
+    )
     return table
 
 

@@ -103,8 +103,12 @@ def main_caps(rows: pd.DataFrame) -> list[float]:
 
 
 def opening_cap(rows: pd.DataFrame, table: pd.DataFrame) -> float | None:
-    """The cap that is shown first: the middle one of those at which cells of a table of `cells` lose pairs."""
-    caps = [cap for cap in main_caps(rows) if table["bound"][table["cap"] == cap].any()] or main_caps(rows)
+    """The cap that is shown first: the middle one of those at which many cells of a table of `cells` lose pairs.
+
+    Many is half of the most: some caps are there for a few cells alone.
+    """
+    bound = {cap: int(table["bound"][table["cap"] == cap].sum()) for cap in main_caps(rows)}
+    caps = [cap for cap, number in bound.items() if 2 * number >= max(bound.values())]
     return caps[(len(caps) - 1) // 2] if caps else None
 
 
