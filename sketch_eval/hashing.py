@@ -51,20 +51,23 @@ class PairwiseHash:
         depth: number of hashes.
         seed: seed of the families.
         stream: which family of that seed.
+
+    Attributes:
+        a, b: int64 `[families, depth]`.
     """
 
     def __init__(self, size: int, depth: int, seed: int, stream: Stream) -> None:
         self.size = size
         words = [[splitmix64(seed, family, row) for row in range(depth)] for family in _families(stream)]
-        self._a = torch.tensor([[1 + word % (MERSENNE_31 - 1) for word in family] for family in words])
-        self._b = torch.tensor([[splitmix64(word) % MERSENNE_31 for word in family] for family in words])
+        self.a = torch.tensor([[1 + word % (MERSENNE_31 - 1) for word in family] for family in words])
+        self.b = torch.tensor([[splitmix64(word) % MERSENNE_31 for word in family] for family in words])
 
     def __call__(self, items: torch.Tensor) -> torch.Tensor:
         """Buckets `[..., depth]` int64 of items `[...]`, integers in [0, 2³¹ - 1).
 
         With several families the items are `[rows, n]`.
         """
-        a, b = _rowwise(self._a, items), _rowwise(self._b, items)
+        a, b = _rowwise(self.a, items), _rowwise(self.b, items)
         return (items.long().unsqueeze(-1) * a + b) % MERSENNE_31 % self.size
 
 

@@ -34,7 +34,7 @@ class CountMinSketch(Sketch):
     def __init__(self, width: int, depth: int, *, conservative: bool = False, **shared: Any) -> None:
         super().__init__(width, depth, **shared)
         self.conservative = conservative
-        self._hash = pairwise_hash(width, depth, self.seed, self.stream)
+        self.hashes = pairwise_hash(width, depth, self.seed, self.stream)
 
     @classmethod
     def for_error(cls, epsilon: float, delta: float, **shared: Any) -> Self:
@@ -49,7 +49,7 @@ class CountMinSketch(Sketch):
         return cls(math.ceil(math.e / epsilon), math.ceil(math.log(1 / delta)), **shared)
 
     def locate(self, items: torch.Tensor) -> torch.Tensor:
-        return self._hash(items)
+        return self.hashes(items)
 
     def update(self, items: torch.Tensor, weights: torch.Tensor) -> None:
         """As in `Sketch`.

@@ -21,10 +21,10 @@ class CountSketch(Sketch):
     def __init__(self, width: int, depth: int, **shared: Any) -> None:
         super().__init__(width, depth, **shared)
         # One hash for cell and sign: the sign is the low bit of a bucket out of 2·width.
-        self._hash = pairwise_hash(2 * width, depth, self.seed, self.stream)
+        self.hashes = pairwise_hash(2 * width, depth, self.seed, self.stream)
 
     def locate(self, items: torch.Tensor) -> torch.Tensor:
-        bucket = self._hash(items)
+        bucket = self.hashes(items)
         return torch.where(bucket % 2 == 0, bucket // 2, ~(bucket // 2))
 
     def _combine(self, rows: torch.Tensor) -> torch.Tensor:

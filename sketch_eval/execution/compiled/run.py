@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from sketch_eval.execution.compiled import lane
 from sketch_eval.execution.compiled.quantise import HALF
 from sketch_eval.execution.compiled.records import Decided, Rules, Store, Tokens
 from sketch_eval.execution.compiled.scan import scan_for
@@ -29,6 +30,8 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
 
     Half-precision stores are widened for the call and rounded once at its end.
     """
+    if lane.serves(state, call):
+        return lane.advance(state, call)
     # What is ahead is a row of the text for each token.
     if isinstance(state.policy, Clairvoyant) and call.length > BLOCK:
         parts = [advance(state, part) for part in call.split(BLOCK)]
