@@ -34,8 +34,8 @@ def decode(cell: CacheConfig, prepared: bool) -> tuple[torch.Tensor, Trace, Laye
     for start, end in [(0, 9), *((i, i + 1) for i in range(9, 30))]:
         if start == 20:
             state.select(torch.tensor([0, 0, 2]))
-        vectors = (each[:, :, start:end] for each in (q, k, v))
-        call = Call(*vectors, torch.zeros(3, end - start, dtype=torch.int64), valid[:, start:end], 0.3)
+        new_q, new_k, new_v = (each[:, :, start:end] for each in (q, k, v))
+        call = Call(new_q, new_k, new_v, torch.zeros(3, end - start, dtype=torch.int64), valid[:, start:end], 0.3)
         assert lane.serves(state, call) == (prepared and start >= 9)
         parts.append(run.advance(state, call))
     return torch.cat([output for output, _ in parts], 1), Trace.join([trace for _, trace in parts]), state

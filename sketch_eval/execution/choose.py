@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from importlib import import_module
 from typing import Literal, Protocol, cast, get_args
 
@@ -66,6 +67,7 @@ def _say_once(state: LayerState, call: Call) -> None:
         _log.warning("execution: %s; each token runs stepwise, as some sixty launches a layer", reason)
 
 
+@lru_cache
 def _module(name: str) -> Module:
     """Imported when first wanted, for some bring a compiler along."""
     return cast(Module, import_module(f"sketch_eval.execution.{name}"))

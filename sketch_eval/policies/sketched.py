@@ -62,6 +62,8 @@ class CountMin(Sketched):
     reads = frozenset(ARGUMENTS)
     kind = CountMinSketch
 
+    sketch: CountMinSketch
+
 
 class CountSketched(Sketched):
     """Mass by a Count Sketch."""

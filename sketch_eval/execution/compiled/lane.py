@@ -59,7 +59,10 @@ class Lane:
         self.protected = (*cell.protected(cell.max_cache_size), visible, *cell.protected(visible))
         self.speeds = np.empty(0, np.float32) if state.speeds is None else state.speeds.numpy()
         self.scan = scan_for(SOURCES[cell.importance], FATES[cell.strategy])
-        self.hash = policy.sketch.hashes if isinstance(policy, CountMin) else None
+        self.hash = None
+        if isinstance(policy, CountMin):
+            hashes = policy.sketch.hashes
+            self.hash = hashes.a.numpy(), hashes.b.numpy(), hashes.size
         self.by_position = isinstance(policy, Recency)
         self.positions, self.seen, own = self._split(state.positions), state.seen.numpy(), policy.tensors()
         self.keys = self._split(state.held_keys.parts[0]).swapaxes(3, 4)  # Coordinate by coordinate, as they lie.
@@ -98,8 +101,9 @@ class Lane:
         if self.by_position:
             scores, new_scores = self.positions.astype(np.float32), now.astype(np.float32)
         if self.hash is not None:
-            for at, into in ((self.positions, cells), (now, new_cells)):
-                _locator()(at, self.hash.a.numpy(), self.hash.b.numpy(), self.hash.size, into)
+            locate = _locator()
+            locate(self.positions, *self.hash, cells)
+            locate(now, *self.hash, new_cells)
         for b in range(batch):
             tokens = Tokens(valid[b], new_cells[b], new_scores[b], self.ahead, self.asked)
             store = Store(
