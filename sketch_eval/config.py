@@ -100,13 +100,13 @@ class CacheConfig(BaseModel):
             raise ValueError(f"topk={self.topk} goes with strategy=topk; leave topk out with strategy={self.strategy}")
         if self.topk is not None and self.max_cache_size is None:
             raise ValueError(f"topk={self.topk} needs a bounded cache; give a max_cache_size or leave topk out")
-        if self.shared_out and not POLICIES[self.importance].budgeted:
-            able = ", ".join(name for name, policy in POLICIES.items() if policy.budgeted)
+        scopes = POLICIES[self.importance].scopes
+        if self.scope not in scopes:
+            able = ", ".join(name for name, policy in POLICIES.items() if self.scope in policy.scopes)
             raise ValueError(
-                f"scope={self.scope} goes with importance={able}; give another scope with {self.importance}"
+                f"importance={self.importance} goes with scope={' or '.join(scopes)}; give that, or one of {able} "
+                f"with scope={self.scope}"
             )
-        if self.scope != "head" and POLICIES[self.importance].fitted:
-            raise ValueError(f"importance={self.importance} was fitted to each head by itself; give scope=head with it")
         if self.shared_out and self.topk is not None:
             raise ValueError(f"topk={self.topk} goes with scope=layer or head; leave topk out with scope={self.scope}")
         if self.conservative and "conservative" not in POLICIES[self.importance].reads:

@@ -102,7 +102,8 @@ MATRIX = [
     for fate in fates
     for importance, item in RANKINGS
     if fate in USUAL or (importance, item) in (("count_min", "position"), ("exact", "position"), ("knorm", "position"))
-    for scope in (("head",) if POLICIES[importance].fitted else ("layer", "head"))
+    for scope in POLICIES[importance].scopes
+    if scope in ("layer", "head")
 ]
 """A random GPT-2, and a Llama of which eight query heads share two key/value heads, with the least share compared."""
 
@@ -160,12 +161,17 @@ def test_heads_that_attend_alike_keep_what_their_layer_keeps(
     assert (found["head"][0] - found["layer"][0]).abs().max() < 1e-5
 
 
-BUDGETED = [(name, fate) for name, kind in POLICIES.items() if kind.budgeted for fate in ("topk", "aggregate")]
+BUDGETED = [
+    (name, fate, scope)
+    for name, kind in POLICIES.items()
+    for scope in kind.scopes
+    if scope in ("budget", "entropy")
+    for fate in ("topk", "aggregate")
+]
 
 
 @pytest.mark.parametrize("which", ["model", "grouped"])
-@pytest.mark.parametrize(("importance", "fate"), BUDGETED)
-@pytest.mark.parametrize("scope", ["budget", "entropy"])
+@pytest.mark.parametrize(("importance", "fate", "scope"), BUDGETED)
 def test_heads_that_share_a_budget_decide_as_the_oracle(
     request: pytest.FixtureRequest, which: str, importance: str, fate: str, scope: Scope
 ) -> None:
@@ -202,9 +208,7 @@ def cells(draw: st.DrawFn) -> CacheConfig:
     cap = draw(st.integers(1, 14))
     sinks = draw(st.integers(0, cap))
     importance, item = draw(st.sampled_from(RANKINGS))
-    scopes: list[Scope] = ["head", "layer", "budget", "entropy"]
-    able = 1 if POLICIES[importance].fitted else len(scopes) if POLICIES[importance].budgeted else 2
-    scope = draw(st.sampled_from(scopes[:able]))
+    scope = cast(Scope, draw(st.sampled_from(POLICIES[importance].scopes)))
     strategy = draw(st.sampled_from(list(FATES)))
     return CacheConfig(
         max_cache_size=cap,

@@ -66,7 +66,7 @@ CELLS = st.sampled_from(list(POLICIES)).flatmap(
     lambda importance: st.builds(
         CacheConfig,
         importance=st.just(importance),
-        scope=st.just("head" if POLICIES[importance].fitted else "layer"),
+        scope=st.just(POLICIES[importance].scopes[0]),
         max_cache_size=st.just(8),
         sinks=st.just(1),
         **FIELDS,

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-NAMES = ("bundled",)
-"""What `pretrained` calls them."""
+_FOLDERS = {"bundled": ".", "bundled-rotary": "rotary"}
+
+NAMES = tuple(_FOLDERS)
+"""What `pretrained` calls them: a GPT-2 of 1024 positions, and a Llama of 4096 whose queries share keys in groups."""
 
 
-def path() -> str:
-    """The folder that transformers' `from_pretrained` loads the GPT-2 and its tokenizer from."""
-    return str(Path(__file__).parent)
+def path(name: str = "bundled") -> str:
+    """The folder that transformers' `from_pretrained` loads a bundled model and its tokenizer from."""
+    return str(Path(__file__).parent / _FOLDERS[name])
 
 
 def resolve(pretrained: Any) -> Any:
     """The folder of a bundled model that goes by its name; anything else as it is."""
-    return path() if pretrained == "bundled" else pretrained
+    return path(pretrained) if isinstance(pretrained, str) and pretrained in _FOLDERS else pretrained

@@ -66,6 +66,8 @@ def _step(state: LayerState, call: Call, pairs: Arriving, i: int, trace: Trace) 
         asked = torch.nn.functional.pad(entropy, (0, 1), value=1.0) * live[:, None]
         state.spread.mul_(torch.where(live, state.cell.decay, 1.0)[:, None]).add_(asked)
     state.policy.account(state.tags(), Attention(live, mass=weights.mean(2).sum(1), scaling=call.scaling))
+    if state.spread is not None:
+        state.policy.share_out(_parts(state.spread))
 
     # 4. Bound.
     for event in range(heads):
@@ -96,6 +98,11 @@ def _bound(state: LayerState, live: torch.Tensor, t: torch.Tensor, trace: Trace,
     state.positions.scatter_(1, at, torch.where(full, -1, position.gather(1, at)[:, 0]).int()[:, None])
 
 
+def _parts(spread: torch.Tensor) -> torch.Tensor:
+    """Each head's part of what a layer has, float32 `[rows, heads]`, of `LayerState.spread`."""
+    return (spread[:, :-1] / spread[:, -1:].clamp(min=1e-30)).softmax(-1)
+
+
 def _over_share(state: LayerState, stored: torch.Tensor, unprotected: torch.Tensor, protected: int) -> torch.Tensor:
     """The head, int64 `[rows]`, that most exceeds its share of the pairs, of those that have a pair to lose.
 
@@ -108,6 +115,5 @@ def _over_share(state: LayerState, stored: torch.Tensor, unprotected: torch.Tens
     heads = torch.arange(state.owning, device=stored.device)
     mine = state.owners[:, None] == heads[:, None]
     held, able = (mine & stored[:, None]).sum(-1), (mine & unprotected[:, None]).any(-1)
-    part = (state.spread[:, :-1] / state.spread[:, -1:].clamp(min=1e-30)).softmax(-1)
-    over = held - (protected + part * (state.cell.max_cache_size - protected) * state.owning)
+    over = held - (protected + _parts(state.spread) * (state.cell.max_cache_size - protected) * state.owning)
     return over.masked_fill(~able, float("-inf")).argmax(1)

@@ -17,7 +17,7 @@ from sketch_eval.state import Call, LayerState, Trace
 
 SPELT = (
     *("count_min", "count_sketch", "race", "race_queries", "exact", "last", "recency", "random", "knorm", "vatp"),
-    *("snapkv", "expected", "keydiff", "fold_cost", "learned", "surprisal", "clairvoyant"),
+    *("snapkv", "expected", "keydiff", "fold_cost", "learned", "surprisal", "clairvoyant", "adaptive"),
 )
 """The policies that it knows: each has its own words here."""
 

@@ -9,6 +9,7 @@ import torch
 from sketch_eval.execution.oracle import Oracle, Pair, Step, full_attention
 from sketch_eval.foresight import Attended, Losses
 from sketch_eval.hashing import uniform
+from sketch_eval.sketches import CountMinSketch, Sketch
 from sketch_eval.state import Call, LayerState, Trace
 
 
@@ -33,6 +34,39 @@ class HeadOracle(Oracle):
         if self.cell.importance == "random":  # Drawn in the layer's stream, for each head by itself.
             return uniform(torch.tensor(self.name(pair.position)), self.cell.seed, self.layer).item()
         return super()._estimate(pair)
+
+    def _item(self, token: int, key: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(self.t) if self.cell.importance == "adaptive" else super()._item(token, key)
+
+    def _make_sketch(self) -> Sketch | None:
+        """With importance=adaptive as wide as if all heads attended to as many pairs."""
+        if self.cell.importance != "adaptive":
+            return super()._make_sketch()
+        return self.sketch_of(2 ** math.floor(math.log2(max(self.cell.width - 1, 1))))
+
+    def sketch_of(self, width: int) -> CountMinSketch:
+        """An empty sketch."""
+        return CountMinSketch(width, self.cell.depth, seed=self.cell.seed, stream=self.stream)
+
+    def resize(self, width: int) -> None:
+        """Let the sketch have so many cells a row: what is of one item in the narrower of the two stays together."""
+        assert isinstance(self.sketch, CountMinSketch)
+        old, new = self.sketch.table[0], self.sketch_of(width)
+        for cell in range(max(width, self.sketch.width)):
+            if width < self.sketch.width:
+                new.table[0, :, cell % width] += old[:, cell]
+            else:
+                new.table[0, :, cell] = old[:, cell % self.sketch.width]
+        self.sketch = new
+
+
+def share_out(stores: list[HeadOracle], decided: Step) -> None:
+    """Move the sizes of the heads' sketches to what their entropies ask for, and say how near they were to others."""
+    for store, part in _parts(stores).items():
+        cells = max(part * len(stores) * (store.cell.width - 1), 1.0)
+        power = math.log2(cells)
+        decided.margin = min(decided.margin, abs(power - round(power)) if power > 0 else math.inf)
+        store.resize(2 ** math.floor(power))
 
 
 def evict(stores: list[HeadOracle], decided: Step) -> tuple[int, int]:
@@ -61,14 +95,19 @@ def evict(stores: list[HeadOracle], decided: Step) -> tuple[int, int]:
 
 def _over_share(stores: list[HeadOracle]) -> dict[HeadOracle, float]:
     """By how many pairs each head exceeds its share, which grows with the number of pairs that it attends to."""
-    cell, protected = stores[0].cell, sum(stores[0].cell.protected(stores[0].cap))
-    wide = {}
+    protected = sum(stores[0].cell.protected(stores[0].cap))
+    rest = (stores[0].cap - protected) * len(stores)
+    return {store: len(store.pairs) - (protected + rest * part) for store, part in _parts(stores).items()}
+
+
+def _parts(stores: list[HeadOracle]) -> dict[HeadOracle, float]:
+    """Each head's part of what a layer has: by how many pairs it attends to, of late."""
+    cell, wide = stores[0].cell, {}
     for store in stores:
         weights = [cell.decay**age for age in range(len(store.entropies))][::-1]
         mean = sum(weight * entropy for weight, entropy in zip(weights, store.entropies, strict=True)) / sum(weights)
         wide[store] = math.exp(mean)
-    rest = (stores[0].cap - protected) * len(stores)
-    return {store: len(store.pairs) - (protected + rest * wide[store] / sum(wide.values())) for store in stores}
+    return {store: each / sum(wide.values()) for store, each in wide.items()}
 
 
 def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
@@ -93,11 +132,15 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
                 q, k, v = call.q[b, asking, i], call.k[b, head : head + 1, i], call.v[b, head : head + 1, i]
                 out, _ = store.step(q, k, v, int(call.tokens[b, i]), call.scaling)
                 output[b, i, asking] = out.to(output.dtype)
+            if cell.importance == "adaptive":
+                shared = Step()
+                share_out(stores, shared)
+                trace.margins[b * heads : (b + 1) * heads, i] = shared.margin
             for event in range(heads):
                 if sum(len(store.pairs) for store in stores) <= cell.max_cache_size * heads:
                     break
                 decided, line = Step(), b * heads + event
                 trace.victims[line, i], trace.survivors[line, i] = evict(stores, decided)
-                trace.margins[line, i] = decided.margin
+                trace.margins[line, i] = min(decided.margin, float(trace.margins[line, i]))
     state.seen += call.valid.sum(1).int()
     return output, trace

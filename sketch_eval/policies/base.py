@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # The config's choices are the registry's, so nothing here ma
 
 Observed = Literal["tokens", "keys", "values", "queries", "weights", "mass"]
 
+EVERY_SCOPE = ("layer", "head", "budget", "entropy")
+
 ARGUMENTS = ("width", "depth", "item", "decay", "conservative", "seed")
 """Arguments of a cell that are some policies' own. All others mean something to every policy."""
 
@@ -111,8 +113,8 @@ class Policy(ABC):
 
     fitted: ClassVar[bool] = False
     """Whether it ranks by numbers that were fitted to the model (`fitting.load`)."""
-    budgeted: ClassVar[bool] = False
-    """Whether it can rank pairs of several heads in one row's slots: scope=budget."""
+    scopes: ClassVar[tuple[str, ...]] = ("layer", "head")
+    """The scopes that it goes with; with `budget` and `entropy` it ranks pairs of several heads in one row's slots."""
     renewed: ClassVar[bool] = False
     """Whether the estimates of all held pairs change at every token, with what else is held or was asked."""
 
@@ -141,6 +143,9 @@ class Policy(ABC):
 
     def account(self, tags: torch.Tensor, seen: Attention) -> None:
         """Take in what a query saw."""
+
+    def share_out(self, parts: torch.Tensor) -> None:
+        """With scope=entropy, after each token: the part of a layer that each head may have, float `[rows, heads]`."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The memory, by its name in the ledger, with the rows leading: what the policy costs in bytes."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sketch_eval.foresight import NONE, Attended
-from sketch_eval.policies.base import Attention, Place, Policy
+from sketch_eval.policies.base import EVERY_SCOPE, Attention, Place, Policy
 
 if TYPE_CHECKING:
     from sketch_eval.config import CacheConfig
@@ -26,7 +26,7 @@ class Clairvoyant(Policy):
     name = "clairvoyant"
     summary = "pairs that the full cache will still attend to: a control, which has read the text before"
     foresees = "attention"
-    budgeted = True
+    scopes = EVERY_SCOPE
 
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         super().__init__(cell, place)

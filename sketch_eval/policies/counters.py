@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from sketch_eval.policies.base import Attention, Place, Policy
+from sketch_eval.policies.base import EVERY_SCOPE, Attention, Place, Policy
 
 if TYPE_CHECKING:
     from sketch_eval.config import CacheConfig
@@ -16,7 +16,7 @@ class Counters(Policy):
     """Base of the policies with a counter a slot."""
 
     observes = frozenset({"mass"})
-    budgeted = True
+    scopes: ClassVar[tuple[str, ...]] = EVERY_SCOPE
 
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         super().__init__(cell, place)

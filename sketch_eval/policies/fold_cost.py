@@ -20,7 +20,7 @@ class FoldCost(Weighed):
     name = "fold_cost"
     summary = "pairs with the most attention times the distance of their key to the nearest that is held"
     observes = frozenset({"mass", "keys"})
-    budgeted = False
+    scopes = ("layer", "head")
 
     def tags(self, items: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         assert pairs.keys is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sketch_eval.policies.base import Pairs, Policy, flat
+from sketch_eval.policies.base import EVERY_SCOPE, Pairs, Policy, flat
 
 
 class KeyNorm(Policy):
@@ -17,7 +17,7 @@ class KeyNorm(Policy):
     name = "knorm"
     summary = "pairs whose keys have a small norm"
     observes = frozenset({"keys"})
-    budgeted = True
+    scopes = EVERY_SCOPE
 
     def tags(self, items: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         assert pairs.keys is not None

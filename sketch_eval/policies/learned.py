@@ -47,6 +47,7 @@ class Learned(Policy):
     summary = "pairs that a regression fitted to the model expects to draw the most attention yet"
     observes = frozenset({"tokens", "keys", "values", "mass"})
     fitted = True
+    scopes = ("head",)
     renewed = True
     item_shape = ()
 

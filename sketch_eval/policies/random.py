@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from sketch_eval.hashing import uniform
-from sketch_eval.policies.base import Pairs, Policy
+from sketch_eval.policies.base import EVERY_SCOPE, Pairs, Policy
 
 
 class Random(Policy):
     """A seeded uniform draw for each position."""
 
     name = "random"
-    budgeted = True
+    scopes = EVERY_SCOPE
     summary = "a seeded draw of the pairs"
     reads = frozenset({"seed"})
 

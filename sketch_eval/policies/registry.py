@@ -6,6 +6,7 @@ the tests are all made of these two.
 
 from __future__ import annotations
 
+from sketch_eval.policies.adaptive import AdaptiveCountMin
 from sketch_eval.policies.base import Policy
 from sketch_eval.policies.clairvoyant import Clairvoyant
 from sketch_eval.policies.counters import Exact, Last
@@ -30,6 +31,7 @@ from sketch_eval.policies.vatp import ValueAware
 
 _POLICIES: tuple[type[Policy], ...] = (
     *SKETCHED,
+    AdaptiveCountMin,
     Exact,
     Last,
     Recency,

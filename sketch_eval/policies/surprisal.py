@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sketch_eval.foresight import Losses
-from sketch_eval.policies.base import Pairs, Policy
+from sketch_eval.policies.base import EVERY_SCOPE, Pairs, Policy
 
 
 class Surprisal(Policy):
@@ -20,7 +20,7 @@ class Surprisal(Policy):
     name = "surprisal"
     summary = "pairs whose token the model, with the full cache, gave little likelihood"
     foresees = "losses"
-    budgeted = True
+    scopes = EVERY_SCOPE
     item_shape = ()
 
     def items(self, arriving: Pairs) -> torch.Tensor:

@@ -148,8 +148,7 @@ def random_cell(seed: int) -> CacheConfig:
         rankings = [name for name, kind in POLICIES.items() if not kind.foresees]
         importance, strategy = rankings[seed % len(rankings)], draw.choice(list(FATES))
     kind = POLICIES[importance]
-    scopes = ["head"] if kind.fitted else ["layer", "head", *(["budget", "entropy"] if kind.budgeted else [])]
-    scope = draw.choice(scopes)
+    scope = draw.choice(kind.scopes)
     hides = FATES[strategy].hides and scope in ("layer", "head")
     return CacheConfig.parse(
         max_cache_size=12,
