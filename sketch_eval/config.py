@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -110,7 +111,9 @@ class CacheConfig(BaseModel):
         if self.shared_out and self.topk is not None:
             raise ValueError(f"topk={self.topk} goes with scope=layer or head; leave topk out with scope={self.scope}")
         if self.conservative and "conservative" not in POLICIES[self.importance].reads:
-            raise ValueError(f"conservative=True is a Count-Min update; leave it out with importance={self.importance}")
+            raise ValueError(
+                f"conservative=True goes with importance=count_min; leave it out with importance={self.importance}"
+            )
         if self.max_cache_size is not None:
             sinks, recent = self.protected(self.max_cache_size)
             if sinks + recent > self.max_cache_size:
@@ -227,8 +230,8 @@ def _explain(error: Any) -> str:
     hint = ""
     if error["type"] == "literal_error":
         choices = get_args(CacheConfig.model_fields[name].annotation)
-        # Another number of bits is another thing, and all that there are stand in the message.
-        hint = "" if name == "store" else nearest(str(error["input"]), choices)
+        # int5 is no slip of the pen for int8; all choices stand in the message.
+        hint = "" if re.match(r"(int|float)\d", str(error["input"])) else nearest(str(error["input"]), choices)
         if name == "importance" and str(error["input"]) in CONTROLS:
             control = ",".join(f"{key}={value}" for key, value in CONTROLS[str(error["input"])].items())
             hint = f"; the control {error['input']} is {control}"

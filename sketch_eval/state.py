@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -88,6 +89,8 @@ class LayerState:
         seen: int32 `[batch]`, tokens appended so far: the next token's position.
         policy: the policy, with its own tensors.
         fate: the fate of its victims.
+        prepared: what an execution has made of these tensors to save itself work at the next token: views, and no
+            memory of its own.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class LayerState:
         if cell.scope == "entropy":
             self.spread = torch.zeros(rows, self.owning + 1, dtype=torch.float32, device=keys.device)
         self.fate = FATES[cell.strategy]
+        self.prepared: Any = None
         self.counts = torch.ones(rows, slots, dtype=torch.float32, device=keys.device) if self.fate.counts else None
         self.seen = torch.zeros(batch, dtype=torch.int32, device=keys.device)
         place = Place(rows, slots, heads * group, head_dim, self._stream(), keys.device, foresight, self.owning)
@@ -209,7 +213,7 @@ class LayerState:
 
     def select(self, sequences: torch.Tensor) -> None:
         """Make the batch the given sequences of it, by new tensors: beam search reorders and repeats them."""
-        rows = by_unit(sequences, self.units)
+        rows, self.prepared = by_unit(sequences, self.units), None
         for vectors in (self.held_keys, self.held_values):
             vectors.select(rows)
         for name in ("positions", "owners", "spread", "counts", "items"):

@@ -49,7 +49,10 @@ def test_every_default_can_be_given_in_each_way_that_lm_eval_takes_arguments(nam
             {"importance": "h2o"},
             "or 'clairvoyant'; the control h2o is importance=exact,decay=1.0,scope=head",
         ),
-        ({"importance": "race", "conservative": True}, "conservative=True is a Count-Min update"),
+        (
+            {"importance": "race", "conservative": True},
+            "conservative=True goes with importance=count_min;",
+        ),
         ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
         ({"cap": 64}, "cap=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
         ({"store": "int5"}, "store='int5': should be 'float', 'float16', 'int8', 'int4' or 'int3'"),

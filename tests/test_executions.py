@@ -372,11 +372,15 @@ def test_torchs_default_dtype_decides_nothing(
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("fate", UNTURNED, ids=str)
-def test_the_bundled_model_follows_the_oracle_on_real_text(fate: dict[str, Any]) -> None:
-    model = AutoModelForCausalLM.from_pretrained(bundled.path(), dtype=torch.float32).eval()
+@pytest.mark.parametrize(
+    ("name", "fate"),
+    [("bundled", fate) for fate in UNTURNED] + [("bundled-rotary", fate) for fate in WAYS if fate not in USUAL[:1]],
+    ids=str,
+)
+def test_the_bundled_models_follow_the_oracle_on_real_text(name: str, fate: dict[str, Any]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(bundled.path(name), dtype=torch.float32).eval()
     enable(model)
-    tokenizer = AutoTokenizer.from_pretrained(bundled.path())
+    tokenizer = AutoTokenizer.from_pretrained(bundled.path(name))
     tokens = torch.tensor(
         [tokenizer(text)["input_ids"][:56] for text in (cast(str, str.__doc__) * 3, inspect.getsource(bisect))]
     )

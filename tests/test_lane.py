@@ -9,6 +9,7 @@ import torch
 
 from sketch_eval.config import CacheConfig
 from sketch_eval.execution.compiled import lane, run
+from sketch_eval.policies import FATES
 from sketch_eval.state import Call, LayerState, Trace
 
 CELLS: list[dict[str, Any]] = [
@@ -18,6 +19,8 @@ CELLS: list[dict[str, Any]] = [
     {"importance": "exact", "scope": "head", "normalize": "age"},
     {"importance": "recency", "strategy": "aggregate", "sinks": 0},
     {"importance": "last", "topk": 7, "recent": 2},
+    {"strategy": "aggregate_turned", "decay": 1.0, "width": 1, "depth": 1},
+    {"max_cache_size": 2, "sinks": 0, "recent": 1},
 ]
 
 
@@ -30,7 +33,8 @@ def decode(cell: CacheConfig, prepared: bool) -> tuple[torch.Tensor, Trace, Laye
     q, k, v = (torch.randn(3, heads, 30, 8, generator=generator) for heads in (6, 2, 2))
     valid = torch.ones(3, 30, dtype=torch.bool)
     valid[2, :12] = False
-    state, parts = LayerState(cell, 3, k, 3), []
+    turns = torch.tensor([1.0, 0.1, 0.01, 0.001]) if FATES[cell.strategy].turns else None
+    state, parts = LayerState(cell, 3, k, 3, speeds=turns), []
     for start, end in [(0, 9), *((i, i + 1) for i in range(9, 30))]:
         if start == 20:
             state.select(torch.tensor([0, 0, 2]))

@@ -44,8 +44,9 @@ def test_stdlib_text_is_scored_by_word_and_byte(results: dict[str, Any]) -> None
     assert scores["word_perplexity,none"] > scores["byte_perplexity,none"]
 
 
-def test_bundled_files_are_complete_and_small() -> None:
-    files = {path.name: path.stat().st_size for path in Path(bundled.path()).iterdir() if path.is_file()}
+@pytest.mark.parametrize("name", bundled.NAMES)
+def test_bundled_files_are_complete_and_small(name: str) -> None:
+    files = {path.name: path.stat().st_size for path in Path(bundled.path(name)).iterdir() if path.is_file()}
     needed = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert needed | {"MODEL_CARD.md"} <= set(files)
     assert sum(files.values()) < 25e6

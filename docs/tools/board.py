@@ -37,6 +37,11 @@ RIVALS = (
     Text("three works", "rivals-works", "long_text"),
 )
 """The texts of the front page."""
+ROTARY = (
+    Text("library text", "rivals-rotary", "long_text_4096"),
+    Text("three works", "rivals-rotary-works", "long_text_4096"),
+)
+"""The rotary model's texts."""
 
 
 class Tables:
@@ -49,7 +54,7 @@ class Tables:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.rows: dict[Text, dict[tuple[str, int], Row]] = {}
-        for text in (*TEXTS, *RIVALS):
+        for text in (*TEXTS, *RIVALS, *ROTARY):
             with (results / text.folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
                 found = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == (text.task, METRIC)]
             self.rows[text] = {(row["cell"], int(row["cap"] or 0)): row for row in found}

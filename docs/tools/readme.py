@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import front
+import rotary
 from board import (
     CAP,
     CAPS,
@@ -138,6 +139,7 @@ BLOCKS: dict[str, Callable[[Tables], str]] = {
     "claims": claims,
     "every": every,
     "rivals": front.every,
+    "rotary": rotary.every,
 }
 
 

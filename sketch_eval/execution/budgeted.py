@@ -99,8 +99,9 @@ def _bound(state: LayerState, live: torch.Tensor, t: torch.Tensor, trace: Trace,
 
 
 def _parts(spread: torch.Tensor) -> torch.Tensor:
-    """Each head's part of what a layer has, float32 `[rows, heads]`, of `LayerState.spread`."""
-    return (spread[:, :-1] / spread[:, -1:].clamp(min=1e-30)).softmax(-1)
+    """Each head's part of what a layer has, float32 `[rows, heads]`, of `LayerState.spread`; equal where it is NaN."""
+    parts = (spread[:, :-1] / spread[:, -1:].clamp(min=1e-30)).softmax(-1)
+    return parts.masked_fill(parts.isnan(), 1 / parts.shape[1])
 
 
 def _over_share(state: LayerState, stored: torch.Tensor, unprotected: torch.Tensor, protected: int) -> torch.Tensor:

@@ -41,10 +41,12 @@ def advance(execution: Execution, state: LayerState, call: Call) -> tuple[torch.
         call: the tokens.
 
     Raises:
-        UsageError: there is no such execution, or it does not serve the call.
+        UsageError: there is no such execution, or it does not serve the call; or the state is of another batch.
     """
     if execution != "auto" and execution not in get_args(Execution):
         raise UsageError(f"execution={execution!r}: give one of {', '.join(get_args(Execution))}")
+    if len(call.q) != len(state.seen):
+        raise UsageError(f"call of {len(call.q)} sequences: the state is of {len(state.seen)}; give as many")
     for name in FASTEST_FIRST if execution == "auto" else (execution,):
         module = _module(name)
         if module.serves(state, call):

@@ -128,7 +128,7 @@ class Oracle:
         logn = torch.tensor(tokens, dtype=torch.float32).log()
         weights = torch.softmax(torch.einsum("hd,hsd->hs", q.float(), keys) * scaling + logn, dim=-1)
         output = torch.einsum("hs,hsd->hd", weights, values)
-        self.entropies.append(float(torch.distributions.Categorical(weights.double()).entropy().mean()))
+        self.entropies.append(float(-torch.special.xlogy(weights.double(), weights.double()).sum(-1).mean()))
 
         # 3. Account.
         mass = weights.mean(dim=0)

@@ -8,7 +8,7 @@ import torch
 
 from sketch_eval.execution.oracle import Oracle, Pair, Step, full_attention
 from sketch_eval.foresight import Attended, Losses
-from sketch_eval.hashing import uniform
+from sketch_eval.hashing import head_stream, uniform
 from sketch_eval.sketches import CountMinSketch, Sketch
 from sketch_eval.state import Call, LayerState, Trace
 
@@ -23,8 +23,9 @@ class HeadOracle(Oracle):
     """
 
     def __init__(self, head: int, heads: int, *others: object) -> None:
+        self.head, self.heads = head, heads
         super().__init__(*others)  # type: ignore[arg-type]
-        self.head, self.heads, self.room = head, heads, 2**62
+        self.room = 2**62
 
     def name(self, position: int) -> int:
         """What a pair is called among those of all heads."""
@@ -42,31 +43,49 @@ class HeadOracle(Oracle):
         """With importance=adaptive as wide as if all heads attended to as many pairs."""
         if self.cell.importance != "adaptive":
             return super()._make_sketch()
-        return self.sketch_of(2 ** math.floor(math.log2(max(self.cell.width - 1, 1))))
+        return self.sketch_of(_sizes([1 / self.heads] * self.heads, self.cell.width)[0])
 
     def sketch_of(self, width: int) -> CountMinSketch:
         """An empty sketch."""
-        return CountMinSketch(width, self.cell.depth, seed=self.cell.seed, stream=self.stream)
+        return CountMinSketch(width, self.cell.depth, seed=self.cell.seed, stream=head_stream(self.layer, self.head))
 
     def resize(self, width: int) -> None:
-        """Let the sketch have so many cells a row: what is of one item in the narrower of the two stays together."""
+        """Let the sketch have so many cells a row: repeated where it becomes wider, else the largest that meet."""
         assert isinstance(self.sketch, CountMinSketch)
         old, new = self.sketch.table[0], self.sketch_of(width)
         for cell in range(max(width, self.sketch.width)):
-            if width < self.sketch.width:
-                new.table[0, :, cell % width] += old[:, cell]
-            else:
-                new.table[0, :, cell] = old[:, cell % self.sketch.width]
+            found = old[:, cell % self.sketch.width]
+            new.table[0, :, cell % width] = torch.maximum(new.table[0, :, cell % width], found)
         self.sketch = new
 
 
 def share_out(stores: list[HeadOracle], decided: Step) -> None:
     """Move the sizes of the heads' sketches to what their entropies ask for, and say how near they were to others."""
-    for store, part in _parts(stores).items():
-        cells = max(part * len(stores) * (store.cell.width - 1), 1.0)
-        power = math.log2(cells)
-        decided.margin = min(decided.margin, abs(power - round(power)) if power > 0 else math.inf)
-        store.resize(2 ** math.floor(power))
+    parts = list(_parts(stores).values())
+    for store, width in zip(stores, _sizes(parts, stores[0].cell.width, decided), strict=True):
+        store.resize(width)
+
+
+def _sizes(parts: list[float], width: int, decided: Step | None = None) -> list[int]:
+    """The widths of heads' sketches that may have these parts of `len(parts) × width` cells a row."""
+    left, heads = len(parts) * width, range(len(parts))
+    wanted = [max(part * len(parts) * (width - 1), 1.0) for part in parts]
+    sizes = [2 ** math.floor(math.log2(each)) for each in wanted]
+    left -= sum(sizes)
+    short = [each / size for each, size in zip(wanted, sizes, strict=True)]
+    doubled = []
+    for head in sorted(heads, key=lambda head: (-short[head], head)):
+        if sizes[head] <= left:
+            left -= sizes[head]
+            sizes[head] *= 2
+            doubled.append(head)
+    if decided is not None:
+        powers = [math.log2(each) for each in wanted if each > 1]
+        decided.margin = min([decided.margin, *(abs(power - round(power)) for power in powers)])
+        if 0 < len(doubled) < len(parts):
+            for head in heads:
+                decided.look_at(short[head], short)
+    return sizes
 
 
 def evict(stores: list[HeadOracle], decided: Step) -> tuple[int, int]:
@@ -107,7 +126,8 @@ def _parts(stores: list[HeadOracle]) -> dict[HeadOracle, float]:
         weights = [cell.decay**age for age in range(len(store.entropies))][::-1]
         mean = sum(weight * entropy for weight, entropy in zip(weights, store.entropies, strict=True)) / sum(weights)
         wide[store] = math.exp(mean)
-    return {store: each / sum(wide.values()) for store, each in wide.items()}
+    total = sum(wide.values())
+    return {store: 1 / len(stores) if math.isnan(total) else each / total for store, each in wide.items()}
 
 
 def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sketch_eval.hashing import MERSENNE_31, pairwise_hash
+from sketch_eval.hashing import MERSENNE_31, head_stream, pairwise_hash
 from sketch_eval.policies.base import Attention, Pairs, Place, Policy
 from sketch_eval.sketches import CountMinSketch
 
@@ -14,21 +14,36 @@ if TYPE_CHECKING:
     from sketch_eval.config import CacheConfig
 
 
-def width_of(part: torch.Tensor, cells: int) -> torch.Tensor:
-    """Cells in a row of the sketch of a head that may have a part, float `[..., heads]`, of a layer's: int64.
+def widths_of(parts: torch.Tensor, cells: int) -> torch.Tensor:
+    """Cells in a row of each head's sketch, int64 `[rows, heads]`: powers of two whose sum is at most `cells`.
 
-    The largest power of two in its part of all cells but one a head, which makes the sum at most `cells`.
+    Each head has the largest power of two in its part of all cells but one a head, and at least one. Then, those first
+    that have least of their part, each has twice as many if these are left.
+
+    Args:
+        parts: float `[rows, heads]`, each head's part of its layer's cells; they sum to 1.
+        cells: what a layer has, at least one a head.
     """
-    heads = part.shape[-1]
-    return 2 ** (part * (cells - heads)).clamp(min=1).log2().floor().long()
+    heads = parts.shape[1]
+    whole = parts.double() / parts.double().sum(1, keepdim=True)
+    wanted = (whole * (cells - heads)).clamp(min=1)
+    widths = torch.ones_like(wanted, dtype=torch.int64) << (wanted.frexp().exponent - 1).long()
+    left = cells - widths.sum(1, keepdim=True)
+    for head in (wanted / widths).argsort(dim=1, descending=True, stable=True).split(1, dim=1):
+        more = widths.gather(1, head)
+        more = torch.where(more <= left, more, 0)
+        widths.scatter_add_(1, head, more)
+        left = left - more
+    return widths
 
 
 class AdaptiveCountMin(Policy):
     """Mass by a Count-Min Sketch for each head, whose sizes move with the entropy of the heads' attention.
 
-    A layer's sketches have `heads × width` cells a row together, and each of them a power of two. A sketch that becomes
-    narrower adds up what it has, which is what it would have counted at that width; one that becomes wider repeats it,
-    so that it never says less than the truth.
+    A layer's sketches have `heads × width` cells a row together, and each of them a power of two. One that becomes
+    wider repeats its cells, and one that becomes narrower keeps the largest of those that fall together. So it never
+    says less than the truth, and to become wider and narrow again changes nothing. (Sums would count what was repeated
+    once more each time.)
 
     The memory is float32 `[rows, depth, heads · width]`, the heads' cells one after the other, and int64
     `[rows, heads]`, how many each has.
@@ -47,15 +62,18 @@ class AdaptiveCountMin(Policy):
         self.cells = cell.width * place.owning
         self.sketch = CountMinSketch(self.cells, cell.depth, **shared)  # type: ignore[arg-type]
         equal = torch.full((place.rows, place.owning), 1 / place.owning, device=place.device)
-        self.widths = width_of(equal, self.cells)
-        self.hashes = pairwise_hash(MERSENNE_31, cell.depth, cell.seed, place.stream)
+        self.widths = widths_of(equal, self.cells)
+        assert isinstance(place.stream, int)
+        own = tuple(head_stream(place.stream, head) for head in range(place.owning))
+        self.hashes = pairwise_hash(MERSENNE_31, cell.depth, cell.seed, own)
 
     def tags(self, items: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         """Cells int64 `[rows, n, depth]`: among those of its owner, by the position."""
         heads = self.place.owning
         owner = items % heads
         width, first = self.widths.gather(1, owner), self._first().gather(1, owner)
-        return first[..., None] + self.hashes(items // heads) % width[..., None]
+        a, b = (each.to(owner.device)[owner] for each in (self.hashes.a, self.hashes.b))
+        return first[..., None] + ((items // heads)[..., None] * a + b) % MERSENNE_31 % width[..., None]
 
     def estimate(self, tags: torch.Tensor) -> torch.Tensor:
         return self.sketch.read(tags)
@@ -67,7 +85,7 @@ class AdaptiveCountMin(Policy):
         self.sketch.add(tags, seen.mass)
 
     def share_out(self, parts: torch.Tensor) -> None:
-        widths = width_of(parts, self.cells)
+        widths = widths_of(parts, self.cells)
         first, old = self._first(), self.widths
         for row in (widths != old).any(1).nonzero()[:, 0].tolist():
             table, at = torch.zeros_like(self.sketch.table[row]), 0
@@ -75,7 +93,7 @@ class AdaptiveCountMin(Policy):
                 begin = int(first[row, head])
                 own = self.sketch.table[row, :, begin : begin + before]
                 if now < before:
-                    own = own.unflatten(1, (before // now, now)).sum(1)
+                    own = own.unflatten(1, (before // now, now)).amax(1)
                 table[:, at : at + now] = own.repeat(1, max(now // before, 1))
                 at += now
             self.sketch.table[row] = table

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # The config's choices are the registry's, so nothing here ma
 Observed = Literal["tokens", "keys", "values", "queries", "weights", "mass"]
 
 EVERY_SCOPE = ("layer", "head", "budget", "entropy")
+"""What can share its victims, as a policy that ranks any pair by itself goes with all of it."""
 
 ARGUMENTS = ("width", "depth", "item", "decay", "conservative", "seed")
 """Arguments of a cell that are some policies' own. All others mean something to every policy."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sketch_eval import bundled
 from sketch_eval.text.recall import code_question, digits, filler, pairs, passkey_question, segment, units
@@ -85,11 +85,12 @@ def accuracy(folder: str, probe: Probe, length: int, rows: int = 100) -> tuple[f
 
 
 def main(arguments: list[str]) -> None:
-    """Print a table of every probe at about 256, 512 and 1024 tokens."""
-    folder = arguments[0] if arguments else bundled.path()
+    """Print a table of every probe at about a quarter, a half and the whole of the model's positions."""
+    folder = bundled.resolve(arguments[0]) if arguments else bundled.path()
+    positions = AutoConfig.from_pretrained(folder).max_position_embeddings
     print("| probe | tokens, at most | answers wholly right | answer tokens right |\n| --- | --- | --- | --- |")
     for name, probe in PROBES.items():
-        for length in (240, 480, 960):
+        for length in (positions * 15 // (16 * part) for part in (4, 2, 1)):
             whole, tokens, longest = accuracy(folder, probe, length)
             print(f"| {name} | {longest} | {whole:.1%} | {tokens:.1%} |", flush=True)
 

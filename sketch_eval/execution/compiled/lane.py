@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -26,7 +25,7 @@ from sketch_eval.policies.sketched import CountMin
 from sketch_eval.state import Call, LayerState, Trace
 
 RANKED = (Recency, Exact, Last, CountMin)
-"""The policies, by their very types: what is derived from one of them may want other numbers."""
+"""The policies, by their very types: one that is derived from them may need other arrays."""
 
 
 def serves(state: LayerState, call: Call) -> bool:
@@ -38,10 +37,9 @@ def serves(state: LayerState, call: Call) -> bool:
 
 def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
     """As `run.advance`, which see, of one token."""
-    lane = _lanes.get(state)
-    if lane is None or not lane.is_of(state):
-        lane = _lanes[state] = Lane(state)
-    return lane.advance(call)
+    if state.prepared is None:
+        state.prepared = Lane(state)
+    return state.prepared.advance(call)
 
 
 class Lane:
@@ -54,7 +52,7 @@ class Lane:
     def __init__(self, state: LayerState) -> None:
         cell, policy = state.cell, state.policy
         assert cell.max_cache_size is not None
-        self.cell, self.units, self.batch, self.of = cell, state.units, len(state.seen), _tensors(state)
+        self.cell, self.units, self.batch = cell, state.units, len(state.seen)
         visible = cell.visible or 0
         self.protected = (*cell.protected(cell.max_cache_size), visible, *cell.protected(visible))
         self.speeds = np.empty(0, np.float32) if state.speeds is None else state.speeds.numpy()
@@ -77,9 +75,9 @@ class Lane:
         self.scores = self._split(own["scores"]) if "scores" in own else nothing
         self.table = self._split(own["sketch"]) if "sketch" in own else nothing[..., None]
 
-    def is_of(self, state: LayerState) -> bool:
-        """Whether the state still has the tensors that it had: a beam search puts others in their place."""
-        return all(mine is its for mine, its in zip(self.of, _tensors(state), strict=True))
+    def __reduce__(self) -> Any:
+        """A copy of the state has other tensors, and prepares itself."""
+        return type(None), ()
 
     def advance(self, call: Call) -> tuple[torch.Tensor, Trace]:
         """See `advance`."""
@@ -118,14 +116,6 @@ class Lane:
         """The same memory, `[batch, units, ...]` of `[rows, ...]`."""
         array = rows.numpy()
         return array.reshape(self.batch, self.units, *array.shape[1:])
-
-
-_lanes: WeakKeyDictionary[LayerState, Lane] = WeakKeyDictionary()
-
-
-def _tensors(state: LayerState) -> tuple[object, ...]:
-    """What a lane has views of, and `LayerState.select` replaces."""
-    return state.held_keys.parts, state.held_values.parts, state.positions, state.seen
 
 
 @lru_cache
