@@ -123,7 +123,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "gpt2": Family("GPT-2", "gpt2, gpt2-medium, distilgpt2 or bundled"),
-    "llama": Family("Llama", "bundled-rotary, HuggingFaceTB/SmolLM-135M or TinyLlama/TinyLlama_v1.1"),
+    "llama": Family("Llama", "HuggingFaceTB/SmolLM-135M or TinyLlama/TinyLlama_v1.1"),
     "mistral": Family("Mistral", "mistralai/Mistral-7B-v0.3", sliding_shape),
     "qwen2": Family("Qwen2", "Qwen/Qwen2.5-0.5B"),
     "qwen3": Family("Qwen3", "Qwen/Qwen3-0.6B-Base"),
