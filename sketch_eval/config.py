@@ -103,10 +103,10 @@ class CacheConfig(BaseModel):
             raise ValueError(f"topk={self.topk} needs a bounded cache; give a max_cache_size or leave topk out")
         scopes = POLICIES[self.importance].scopes
         if self.scope not in scopes:
-            able = ", ".join(name for name, policy in POLICIES.items() if self.scope in policy.scopes)
+            able = " or ".join(name for name, policy in POLICIES.items() if self.scope in policy.scopes)
             raise ValueError(
-                f"importance={self.importance} goes with scope={' or '.join(scopes)}; give that, or one of {able} "
-                f"with scope={self.scope}"
+                f"scope={self.scope} does not go with importance={self.importance}; give scope={' or '.join(scopes)}"
+                + (f", or importance={able}" if self.shared_out else "")
             )
         if self.shared_out and self.topk is not None:
             raise ValueError(f"topk={self.topk} goes with scope=layer or head; leave topk out with scope={self.scope}")
