@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
-from board import ROTARY, Tables, at, kib, percent
+from board import ROTARY, NotSoError, Row, Tables, at, ends, kib, percent
 
 APART = " scope=head"
+HALF = f"{APART} store=float16"
+
+
+def hold(tables: Tables) -> None:
+    """Hold what docs/findings.md says below the table to it.
+
+    Raises:
+        NotSoError: the tables do not say a sentence, or have no row that could.
+    """
+
+    def rows(cell: str, cap: int = 512) -> list[Row]:
+        return [tables.row(text, cell, cap) for text in ROTARY]
+
+    few, half = rows(f"window{APART} store=int4", 1536), rows(f"window{HALF}")
+    turned, counted = rows(f"window aggregate_turned{HALF}"), rows(f"exact aggregate_turned{HALF}")
+    told = {
+        "a window of an eighth of the pairs loses less than 1.5%": [ends(row, "difference")[1] < 1.5 for row in half],
+        "three times the pairs in 4 bits lose less": [
+            at(one, "difference") < at(two, "difference") for one, two in zip(few, half, strict=True)
+        ],
+        "the clairvoyant loses more than the window": [
+            ends(best, "difference")[0] > ends(row, "difference")[1]
+            for best, row in zip(rows(f"clairvoyant{HALF}"), half, strict=True)
+        ],
+        "folding the oldest is no better than dropping it": [
+            at(row, "to_reference") < 0
+            for cell, cap in (("float16", 512), ("int4", 1536))
+            for row in rows(f"window{APART} store={cell}", cap)
+        ],
+        "turning helps where the oldest is folded": [ends(row, "to_reference")[1] < 0 for row in turned],
+        "turning harms where exact counts choose": [ends(row, "to_reference")[0] > 0 for row in counted],
+        "values alone are worse": [
+            ends(row, "to_reference")[0] > 0
+            for ranking in ("window", "exact")
+            for row in rows(f"{ranking} aggregate_values{HALF}")
+        ],
+    }
+    for sentence, facts in told.items():
+        if not all(facts):
+            raise NotSoError(f"the tables do not say (any more) that {sentence}; reword docs/findings.md")
 
 
 def every(tables: Tables) -> str:
     """All cells, for docs/findings.md: what each loses, and how far it is from folding keys as they are stored."""
+    hold(tables)
     heads = " | ".join(f"[{text.title}](../results/{text.folder}/leaderboard.md) | to folding" for text in ROTARY)
     lines = [f"| pairs | cell | KiB | {heads} |", f"| ---: | --- | ---: |{' --- | --- |' * len(ROTARY)}"]
     cells = {key: row for text in ROTARY[::-1] for key, row in tables.rows[text].items() if key[0] != "full"}
