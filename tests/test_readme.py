@@ -11,7 +11,8 @@ from pathlib import Path
 import front
 import pytest
 import readme
-from board import NotSoError, Tables
+import rotary
+from board import RIVALS, ROTARY, TEXTS, NotSoError, Tables
 from picture import digest, drawn
 
 from sketch_eval.config import CacheConfig
@@ -79,7 +80,7 @@ def changed(tmp_path: Path) -> Callable[[str, str, str, str], Tables]:
     """The committed tables with one column of a cell changed at some cap, in all of them."""
 
     def change(cell: str, column: str, of: str, value: str) -> Tables:
-        for folder in ("tasks", "tasks-real", "rivals", "rivals-works"):
+        for folder in {text.folder for text in (*TEXTS, *RIVALS, *ROTARY)}:
             source, target = ROOT / "results" / folder / "leaderboard.csv", tmp_path / folder / "leaderboard.csv"
             target.parent.mkdir(exist_ok=True)
             shutil.copy(source, target)
@@ -123,6 +124,23 @@ def test_tables_that_say_the_contrary_of_a_sentence_are_refused(
 ) -> None:
     with pytest.raises(NotSoError, match=sentence):
         readme.rewritten(PAGE, changed(cell, column, "128", value))
+
+
+@pytest.mark.parametrize(
+    ("cell", "column", "value", "sentence"),
+    [
+        ("window aggregate_turned", "to_reference_high", "0.1", "turning helps"),
+        ("exact aggregate_turned", "to_reference_low", "-0.1", "turning harms"),
+        ("exact aggregate_values", "to_reference_low", "-0.1", "values alone are worse"),
+        ("clairvoyant", "difference_low", "0.1", "the clairvoyant loses more"),
+        ("window", "to_reference", "0.1", "folding the oldest is no better"),
+    ],
+)
+def test_rotary_tables_that_say_the_contrary_of_a_sentence_are_refused(
+    changed: Callable[..., Tables], cell: str, column: str, value: str, sentence: str
+) -> None:
+    with pytest.raises(NotSoError, match=sentence):
+        rotary.every(changed(f"{cell} scope=head store=float16", column, "512", value))
 
 
 def test_tables_without_a_cell_are_refused_by_its_name(changed: Callable[..., Tables]) -> None:
