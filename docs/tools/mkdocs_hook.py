@@ -11,11 +11,16 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 SHOWN = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "docs/**/*", "tasks/*.md"),
     *("benchmarks/*.md", "results/README.md", "results/*/leaderboard.md", "results/*/leaderboard.csv"),
-    *("results/*/*.png", "sketch_eval/bundled/MODEL_CARD.md"),
+    *(
+        "results/*/*.png",
+        "sketch_eval/bundled/MODEL_CARD.md",
+        "sketch_eval/bundled/rotary/MODEL_CARD.md",
+        "sketch_eval/bundled/rotary/WORKS.tsv",
+    ),
 )
 """What of the repository is in the site, by its path there."""
 
-OUT_OF_THE_MENU = ("results/*/*", "benchmarks/*", "sketch_eval/*/*")
+OUT_OF_THE_MENU = ("results/*/*", "benchmarks/*", "sketch_eval/*/*", "sketch_eval/*/*/*")
 """Pages that others link to, and that the menu leaves out."""
 
 BOARDS = "pages/index.html"
