@@ -374,7 +374,8 @@ def test_torchs_default_dtype_decides_nothing(
 
 @pytest.mark.parametrize(
     ("name", "fate"),
-    [("bundled", fate) for fate in UNTURNED] + [("bundled-rotary", fate) for fate in WAYS if fate not in USUAL[:1]],
+    [("bundled", fate) for fate in UNTURNED]
+    + [("bundled-rotary", {"strategy": name}) for name in ("aggregate", "aggregate_turned")],
     ids=str,
 )
 def test_the_bundled_models_follow_the_oracle_on_real_text(name: str, fate: dict[str, Any]) -> None:
