@@ -22,6 +22,21 @@ class NotSoError(Exception):
     """The tables no longer say what a sentence says."""
 
 
+def require(told: dict[str, list[bool]], where: str) -> None:
+    """Hold sentences to the facts that they rest on.
+
+    Args:
+        told: by sentence, what has to be so of the tables, and of at least one row of them.
+        where: the file whose words would have to change.
+
+    Raises:
+        NotSoError: the first sentence that the tables do not say.
+    """
+    for sentence, facts in told.items():
+        if not facts or not all(facts):
+            raise NotSoError(f"the tables do not say (any more) that {sentence}; reword {where}")
+
+
 @dataclass(frozen=True)
 class Text:
     """A text that is scored: what it is called, the folder of its table, and lm-eval's task."""

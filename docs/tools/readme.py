@@ -34,6 +34,7 @@ from board import (
     ends,
     kib,
     percent,
+    require,
 )
 from picture import digest, draw, drawn
 
@@ -79,9 +80,7 @@ def hold(tables: Tables) -> None:
         "folding is better than dropping": [at(row, "to_window_high") < 0 for row in tables.each(OLDEST, "to_window")],
         "H2O is worse": [at(row, "to_reference_low") > 0 for row in tables.each("h2o", "to_reference", (CAP,))],
     }
-    for sentence, facts in told.items():
-        if not facts or not all(facts):
-            raise NotSoError(f"the tables do not say (any more) that {sentence}; reword docs/tools/readme.py")
+    require(told, "docs/tools/readme.py")
 
 
 def claims(tables: Tables) -> str:
