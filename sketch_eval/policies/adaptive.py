@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from sketch_eval.hashing import MERSENNE_31, head_stream, pairwise_hash
-from sketch_eval.policies.base import Attention, Pairs, Place, Policy
+from sketch_eval.policies.base import Pairs, Place
+from sketch_eval.policies.sketched import Sketched
 from sketch_eval.sketches import CountMinSketch
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def widths_of(parts: torch.Tensor, cells: int) -> torch.Tensor:
     return widths
 
 
-class AdaptiveCountMin(Policy):
+class AdaptiveCountMin(Sketched):
     """Mass by a Count-Min Sketch for each head, whose sizes move with the entropy of the heads' attention.
 
     A layer's sketches have `heads × width` cells a row together, and each of them a power of two. One that becomes
@@ -53,19 +54,25 @@ class AdaptiveCountMin(Policy):
     summary = "the same as count_min, where heads that attend to more pairs have more of the sketch"
     observes = frozenset({"mass"})
     reads = frozenset({"width", "depth", "decay", "seed"})
-    sketched = True
     scopes = ("entropy",)
+    kind = CountMinSketch
+    item_shape = None
 
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         super().__init__(cell, place)
-        shared = {"batch": place.rows, "seed": cell.seed, "stream": place.stream, "device": place.device}
-        self.cells = cell.width * place.owning
-        self.sketch = CountMinSketch(self.cells, cell.depth, **shared)  # type: ignore[arg-type]
         equal = torch.full((place.rows, place.owning), 1 / place.owning, device=place.device)
         self.widths = widths_of(equal, self.cells)
         assert isinstance(place.stream, int)
         own = tuple(head_stream(place.stream, head) for head in range(place.owning))
         self.hashes = pairwise_hash(MERSENNE_31, cell.depth, cell.seed, own)
+
+    @property
+    def cells(self) -> int:
+        """Of all heads together."""
+        return self.cell.width * self.place.owning
+
+    def items(self, arriving: Pairs) -> torch.Tensor:
+        return arriving.positions
 
     def tags(self, items: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         """Cells int64 `[rows, n, depth]`: among those of its owner, by the position."""
@@ -74,15 +81,6 @@ class AdaptiveCountMin(Policy):
         width, first = self.widths.gather(1, owner), self._first().gather(1, owner)
         a, b = (each.to(owner.device)[owner] for each in (self.hashes.a, self.hashes.b))
         return first[..., None] + ((items // heads)[..., None] * a + b) % MERSENNE_31 % width[..., None]
-
-    def estimate(self, tags: torch.Tensor) -> torch.Tensor:
-        return self.sketch.read(tags)
-
-    def account(self, tags: torch.Tensor, seen: Attention) -> None:
-        assert seen.mass is not None
-        if self.cell.decay < 1:
-            self.sketch.scale(self._decay(seen.live))
-        self.sketch.add(tags, seen.mass)
 
     def share_out(self, parts: torch.Tensor) -> None:
         widths = widths_of(parts, self.cells)
@@ -100,10 +98,11 @@ class AdaptiveCountMin(Policy):
         self.widths = widths
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {"sketch": self.sketch.table, "widths": self.widths}
+        return super().tensors() | {"widths": self.widths}
 
     def select(self, rows: torch.Tensor) -> None:
-        self.sketch.table, self.widths = self.sketch.table[rows], self.widths[rows]
+        super().select(rows)
+        self.widths = self.widths[rows]
 
     def _first(self) -> torch.Tensor:
         """The first cell of each head, int64 `[rows, heads]`."""

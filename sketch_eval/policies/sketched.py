@@ -26,7 +26,12 @@ class Sketched(Policy):
         super().__init__(cell, place)
         shared = {"batch": place.rows, "seed": cell.seed, "stream": place.stream, "device": place.device}
         own = {"conservative": cell.conservative} if "conservative" in self.reads else {}
-        self.sketch = self.kind(cell.width, cell.depth, **shared, **own)  # type: ignore[arg-type]
+        self.sketch = self.kind(self.cells, cell.depth, **shared, **own)  # type: ignore[arg-type]
+
+    @property
+    def cells(self) -> int:
+        """Cells in a row of the table."""
+        return self.cell.width
 
     @property
     def item_shape(self) -> tuple[int, ...] | None:
