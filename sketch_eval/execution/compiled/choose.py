@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sketch_eval.execution.compiled.jit import F, compiled
-from sketch_eval.execution.compiled.sketch import read
+from sketch_eval.execution.compiled.sketch import read_all
 from sketch_eval.execution.compiled.sources import RACE_QUERIES
 
 LEAST = F(-np.inf)
@@ -13,24 +13,26 @@ LEAST = F(-np.inf)
 
 
 @compiled
-def worth(source, s, table, cells, gain, row, scores, positions, t, by_age):  # type: ignore[no-untyped-def]
-    """The importance of the pair in slot s when token t has come; `row` is scratch of the sketch's depth."""
-    estimate = read(source, table, cells[s], gain, row) if source <= RACE_QUERIES else scores[s]
-    if by_age:
-        estimate /= F(t - positions[s] + 1)
-    return LEAST if np.isnan(estimate) else estimate
+def weigh(source, table, cells, gain, row, scores, positions, t, by_age, importance, m):  # type: ignore[no-untyped-def]
+    """importance ← that of the first m pairs when token t has come; `row` is scratch of the sketch's depth."""
+    if source <= RACE_QUERIES:
+        read_all(source, table, cells, gain, row, importance, m)
+    else:
+        importance[:m] = scores[:m]
+    for s in range(m):
+        estimate = importance[s] / F(t - positions[s] + 1) if by_age else importance[s]
+        importance[s] = LEAST if np.isnan(estimate) else estimate
 
 
 @compiled
-def least(source, table, cells, gain, row, scores, positions, t, by_age, sinks, recent, m):  # type: ignore[no-untyped-def]
+def least(importance, positions, t, sinks, recent, m):  # type: ignore[no-untyped-def]
     """The slot of the unprotected pair of least importance, ties to the oldest."""
     victim, lowest = -1, F(3.0e38)
     for s in range(m):
         if positions[s] < sinks or positions[s] > t - recent:
             continue
-        estimate = worth(source, s, table, cells, gain, row, scores, positions, t, by_age)
-        if victim < 0 or estimate < lowest or (estimate == lowest and positions[s] < positions[victim]):
-            lowest, victim = estimate, s
+        if victim < 0 or importance[s] < lowest or (importance[s] == lowest and positions[s] < positions[victim]):
+            lowest, victim = importance[s], s
     return victim
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sketch_eval.execution.compiled.attend import attend
-from sketch_eval.execution.compiled.choose import least, mark_visible, worth
+from sketch_eval.execution.compiled.choose import least, mark_visible, weigh
 from sketch_eval.execution.compiled.fold import merge, nearest, nearest_in_place, turn
 from sketch_eval.execution.compiled.jit import F, kept, version
 from sketch_eval.execution.compiled.maths import norm, to_12_digits
@@ -16,7 +16,7 @@ from sketch_eval.execution.compiled.near import find_nearest, has_come, has_gone
 from sketch_eval.execution.compiled.quantise import quantise
 from sketch_eval.execution.compiled.records import SIGNATURE
 from sketch_eval.execution.compiled.renew import measure, recall, remember, renew
-from sketch_eval.execution.compiled.sketch import add, add_conservatively, divide
+from sketch_eval.execution.compiled.sketch import add, add_all, add_conservatively, divide
 from sketch_eval.execution.compiled.sources import (
     DROP,
     EXACT,
@@ -173,8 +173,7 @@ def scan_for(source: int, fate: int) -> Any:
                 if 0 < rules.visible < m:
                     if renewed:
                         renew(source, held, scratch, t, reach, cosines, least_mass, m)
-                    for s in range(m):
-                        importance[s] = worth(source, s, table, cells, gain, row, scores, positions, t, rules.by_age)
+                    weigh(source, table, cells, gain, row, scores, positions, t, rules.by_age, importance, m)
                     decided.hidden[unit, i] = mark_visible(
                         seen,
                         rank,
@@ -196,15 +195,14 @@ def scan_for(source: int, fate: int) -> Any:
                         divide(table, gain)
                         gain = F(1.0)
                     if source == RACE_QUERIES:
-                        add(table, tokens.asked[unit, i], gain)
-                    elif rules.conservative:
-                        for s in range(m):
-                            part[s] = mass[s] * gain
-                        add_conservatively(table, cells, part, importance, done, m)
+                        add(source, table, tokens.asked[unit, i], gain)
                     else:
                         for s in range(m):
-                            if mass[s] != F(0.0):
-                                add(table, cells[s], mass[s] * gain)
+                            part[s] = mass[s] * gain
+                        if rules.conservative:
+                            add_conservatively(table, cells, part, importance, done, m)
+                        else:
+                            add_all(source, table, cells, part, m)
                 elif source == EXACT:
                     for s in range(m):
                         scores[s] = scores[s] * rules.decay + mass[s]
@@ -241,7 +239,8 @@ def scan_for(source: int, fate: int) -> Any:
                     continue
                 if renewed:
                     renew(source, held, scratch, t, reach, cosines, least_mass, m)
-                victim = least(source, table, cells, gain, row, scores, positions, t, rules.by_age, sinks, recent, m)
+                weigh(source, table, cells, gain, row, scores, positions, t, rules.by_age, importance, m)
+                victim = least(importance, positions, t, sinks, recent, m)
                 decided.victims[unit, i] = positions[victim]
                 if folds:
                     compared = level if turns else keys

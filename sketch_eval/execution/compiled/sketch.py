@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sketch_eval.execution.compiled.jit import F, compiled
-from sketch_eval.execution.compiled.sources import COUNT_MIN, RACE, RACE_QUERIES
+from sketch_eval.execution.compiled.sources import COUNT_MIN, COUNT_SKETCH, RACE, RACE_QUERIES
+
+U = np.uint32
+"""What a cell is made before it is an index: Numba looks at each signed one for whether it counts from the end."""
 
 
 @compiled
 def read(source, table, cells, gain, row):  # type: ignore[no-untyped-def]
-    """A sketch's estimate at one item's cells; `row` is scratch for a median."""
+    """The estimate of one item of a sketch other than Count-Min; `row` is scratch for a median."""
     depth = cells.shape[0]
-    if source == COUNT_MIN:
-        least = table[0, cells[0]]
-        for r in range(1, depth):
-            least = min(least, table[r, cells[r]])
-        return least / gain
     if source in (RACE, RACE_QUERIES):
         total = F(0.0)
         for r in range(depth):
-            total += table[r, cells[r]]
+            total += table[r, U(cells[r])]
         return total / F(depth) / gain
     for r in range(depth):
-        value = -table[r, ~cells[r]] if cells[r] < 0 else table[r, cells[r]]
+        value = -table[r, U(~cells[r])] if cells[r] < 0 else table[r, U(cells[r])]
         at = r
         while at > 0 and row[at - 1] > value:
             row[at] = row[at - 1]
@@ -31,13 +31,41 @@ def read(source, table, cells, gain, row):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def add(table, cells, weight):  # type: ignore[no-untyped-def]
-    """Add a weight at one item's cells; a negative one, `~cell`, counts with the sign turned."""
+def read_all(source, table, cells, gain, row, out, m):  # type: ignore[no-untyped-def]
+    """out ← the estimates of the first m items, whose cells are `[slots, depth]`; `row` is scratch of the depth."""
+    if source != COUNT_MIN:
+        for s in range(m):
+            out[s] = read(source, table, cells[s], gain, row)
+        return
+    for s in range(m):
+        out[s] = table[0, U(cells[s, 0])]
+    for r in range(1, cells.shape[1]):
+        for s in range(m):
+            value = table[r, U(cells[s, r])]
+            out[s] = value if value < out[s] else out[s]
+    for s in range(m):
+        out[s] /= gain
+
+
+@compiled
+def add(source, table, cells, weight):  # type: ignore[no-untyped-def]
+    """Add a weight at one item's cells; in a Count Sketch a negative one, `~cell`, counts with the sign turned."""
     for r in range(cells.shape[0]):
-        if cells[r] < 0:
-            table[r, ~cells[r]] -= weight
+        if source == COUNT_SKETCH and cells[r] < 0:
+            table[r, U(~cells[r])] -= weight
         else:
-            table[r, cells[r]] += weight
+            table[r, U(cells[r])] += weight
+
+
+@compiled
+def add_all(source, table, cells, weights, m):  # type: ignore[no-untyped-def]
+    """Add weights at the cells `[slots, depth]` of the first m items, in their order."""
+    for r in range(cells.shape[1]):
+        for s in range(m):
+            if source == COUNT_SKETCH and cells[s, r] < 0:
+                table[r, U(~cells[s, r])] -= weights[s]
+            else:
+                table[r, U(cells[s, r])] += weights[s]
 
 
 @compiled
@@ -58,13 +86,13 @@ def add_conservatively(table, cells, weights, target, done, m):  # type: ignore[
             if r == depth:
                 together += weights[other]
                 done[other] = True
-        least = table[0, cells[s, 0]]
+        least = table[0, U(cells[s, 0])]
         for r in range(1, depth):
-            least = min(least, table[r, cells[s, r]])
+            least = min(least, table[r, U(cells[s, r])])
         target[s] = least + together
     for s in range(m):
         for r in range(depth):
-            table[r, cells[s, r]] = max(table[r, cells[s, r]], target[s])
+            table[r, U(cells[s, r])] = max(table[r, U(cells[s, r])], target[s])
 
 
 @compiled
