@@ -173,18 +173,20 @@ def test_an_infinitely_wide_count_min_decides_as_exact_counters(model: GPT2LMHea
     assert kept(model, tokens, wide) == kept(model, tokens, exact) != kept(model, tokens, narrow)
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_after_a_thousand_tokens_the_cache_owns_what_the_ledger_says(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "new"),
+    [("count_min", 1000), ("budget aggregate", 1000)] + [(name, 200) for name in CELLS],
+    ids=str,
+)
+def test_after_many_tokens_the_cache_owns_what_the_ledger_says(name: str, new: int) -> None:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=61, n_layer=2, n_embd=16, n_head=2, n_positions=1024)).eval()
     enable(model)
     give_ranking(model)
     cell = cell_of(name, cap=64)
     cache = SketchCache(model.config, cell)
-    output = model.generate(
-        text(11, 10), past_key_values=cache, min_new_tokens=1000, max_new_tokens=1000, pad_token_id=0
-    )
-    assert output.shape[1] == 1010
+    output = model.generate(text(11, 10), past_key_values=cache, min_new_tokens=new, max_new_tokens=new, pad_token_id=0)
+    assert output.shape[1] == 10 + new
     for layer in cache.layers:
         pooled, units = cell.shared_out, layer.state.units
         shape = (1, 1, 130, 8) if pooled else (units, 2 // units, 65, 8)

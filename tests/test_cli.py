@@ -79,8 +79,16 @@ def test_the_offline_config_runs_the_bundled_model_on_the_bundled_tasks(tmp_path
     ("arguments", "message"),
     [
         (["--model_args", "max_cache_size=0", "--tasks", "wikitext"], "max_cache_size=0: should be greater than or"),
-        (["--model_args", "pretrained=gpt3", "--tasks", "wikitext"], "use pretrained=bundled"),
-        (["--tasks", "arc_easy"], "a task's documents cannot be had; check the network, or name tasks that need none"),
+        pytest.param(
+            ["--model_args", "pretrained=gpt3", "--tasks", "wikitext"],
+            "use pretrained=bundled",
+            marks=pytest.mark.slow,  # lm-eval takes ten seconds to begin.
+        ),
+        pytest.param(
+            ["--tasks", "arc_easy"],
+            "a task's documents cannot be had; check the network, or name tasks that need none",
+            marks=pytest.mark.slow,
+        ),
         (["--tasks", "no_such_task"], "Tasks not found: no_such_task; `lm_eval ls tasks` lists"),
     ],
 )

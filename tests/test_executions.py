@@ -251,7 +251,12 @@ def test_any_cell_of_any_model_follows_the_oracle_on_any_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("importance", "scope"), [("race", "layer"), ("race", "head"), ("count_sketch", "layer"), ("count_min", "head")]
+    ("importance", "scope"),
+    [
+        ("race", "layer"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in [("race", "head"), ("count_sketch", "layer")]),
+        pytest.param("count_min", "head", marks=pytest.mark.slow),
+    ],
 )
 def test_folding_follows_the_oracle_over_a_thousand_tokens(importance: str, scope: Scope) -> None:
     """Long enough for a mass that were counted again at each fold to show; called token by token and 20 at a time."""

@@ -20,9 +20,9 @@ from sketch_eval.cache import SketchCache
 from sketch_eval.commands import cli
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
-from sketch_eval.evaluate.tasks import choose_metrics
+from sketch_eval.evaluate.tasks import _index, choose_metrics
 from sketch_eval.grid.cells import cell_name, computation, depends_on
-from sketch_eval.grid.grid import Grid, Task, read
+from sketch_eval.grid.grid import Grid, Model, Task, read
 from sketch_eval.leaderboard.runs import Sweep
 from sketch_eval.policies import POLICIES
 from sketch_eval.sweep.plan import estimate, plan
@@ -224,6 +224,31 @@ def test_bad_grids_are_one_line_before_a_model_is_loaded(
     assert isinstance(run.exception, UsageError), run.output
     assert message in str(run.exception)
     assert "\n" not in str(run.exception)
+
+
+def test_lm_evals_own_tasks_are_indexed_only_where_they_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group of the user's may name tasks of lm-eval's; one of this package's does not."""
+    (tmp_path / "ours.yaml").write_text("group: ours\ntask: [wikitext, kv_256]")
+    (tmp_path / "mine.yaml").write_text("task: mine\ndataset_path: json")
+    asked: list[bool] = []
+
+    def manager(include_defaults: bool = True, **settings: Any) -> Any:
+        asked.append(include_defaults)
+        return TaskManager(include_defaults=False, **settings)
+
+    monkeypatch.setattr("sketch_eval.evaluate.tasks.TaskManager", manager)
+    for names, everything in [
+        (["kv_256", "sketch_quick", "mine"], False),
+        (["kv_256", "ours"], True),
+        (["wikitext"], True),
+    ]:
+        asked.clear()
+        tasks = {name: Task() for name in names}
+        index = _index(Grid.model_construct(tasks=tasks, metadata={}, include_path=str(tmp_path), model=Model()))
+        assert asked == [False, True][: 1 + everything]
+        assert everything or set(names) <= set(index.all_tasks)
 
 
 def test_a_task_without_a_metric_for_the_table_is_refused() -> None:

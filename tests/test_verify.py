@@ -27,6 +27,12 @@ def known(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.fixture
+def untritoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Triton, whose interpreter takes most of the time: for what is not about it."""
+    monkeypatch.setattr(executions, "Execution", Literal["auto", "oracle", "stepwise", "compiled"])
+
+
 def run(known: Path) -> tuple[Result, dict[str, Any]]:
     report = known.parent / "report.json"
     command = ["verify", "--device", "cpu", "--quick", "--cells", "2", "--known", str(known), "--output", str(report)]
@@ -38,6 +44,7 @@ def rows(report: dict[str, Any], verdict: str) -> list[str]:
     return [check["name"] for check in report["checks"] if check["verdict"] == verdict]
 
 
+@pytest.mark.usefixtures("untritoned")
 def test_an_execution_that_breaks_is_a_failed_row_and_not_a_skipped_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(*_: object) -> None:
         raise ValueError("a defect")
@@ -62,6 +69,7 @@ def test_it_passes_here_and_its_report_says_on_what(known: Path) -> None:
     assert {"python", "torch", "lm-eval", "triton"} <= report["versions"].keys()
 
 
+@pytest.mark.usefixtures("untritoned")
 @pytest.mark.parametrize(("name", "factor"), [("full", 1.01), ("count_min 512×4, cap 64", 0.995)])
 def test_a_score_that_is_not_the_known_one_fails_by_its_name(known: Path, name: str, factor: float) -> None:
     record = json.loads(known.read_text())
@@ -89,6 +97,7 @@ def test_scores_of_other_weights_are_not_compared_but_measured_anew_where_that_i
     assert again["bits_per_byte"] == pytest.approx(record["bits_per_byte"], rel=1e-5)
 
 
+@pytest.mark.usefixtures("untritoned")
 def test_an_execution_that_decides_or_computes_otherwise_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def off(state: Any, call: Any) -> Any:
         output, trace = stepwise.advance(state, call)

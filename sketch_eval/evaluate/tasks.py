@@ -20,6 +20,10 @@ from sketch_eval.statistics import AGGREGATIONS
 
 FEWSHOT_SEED = 1234  # lm-eval's own default
 
+_PACKAGE = Path(__file__).parents[1]
+_OWN = (_PACKAGE / "tasks", _PACKAGE.parent / "tasks")
+"""Where this package's tasks are: in a wheel, and in a checkout."""
+
 
 @dataclass(frozen=True)
 class LoadedTask:
@@ -74,7 +78,7 @@ def load_tasks(grid: Grid) -> dict[str, LoadedTask]:
     Raises:
         UsageError: an unknown task, one whose documents cannot be had, or one without a metric for the tables.
     """
-    manager = TaskManager(metadata=grid.model.arguments() | grid.metadata, include_path=grid.include_path)
+    manager = _index(grid)
     loaded: dict[str, LoadedTask] = {}
     for name, options in grid.tasks.items():
         if name not in manager.all_tasks:
@@ -100,6 +104,26 @@ def load_tasks(grid: Grid) -> dict[str, LoadedTask]:
     return loaded
 
 
+def _index(grid: Grid) -> TaskManager:
+    """An index that has the grid's tasks: one without lm-eval's own where they are not wanted.
+
+    Those are some fourteen thousand, and take ten seconds to index.
+    """
+    metadata = grid.model.arguments() | grid.metadata
+    own = [folder for folder in _OWN if folder.is_dir()][:1]
+    theirs = [Path(grid.include_path)] if grid.include_path else []
+    few = TaskManager(metadata=metadata, include_path=[*own, *theirs], include_defaults=False)
+
+    def is_whole(name: str) -> bool:
+        """Whether the small index has all of a task: a user's group may name tasks of lm-eval's."""
+        path = few.task_index[name].yaml_path if name in few.all_tasks else None
+        return path is not None and (name in few.all_subtasks or bool(set(own) & set(path.parents)))
+
+    if all(map(is_whole, grid.tasks)):
+        return few
+    return TaskManager(metadata=metadata, include_path=grid.include_path)
+
+
 def _metrics(name: str, found: dict[str, Any], options: Task) -> dict[str, dict[str, str]]:
     """The metrics of each task of a group that has any of those asked for; a task alone must have them all."""
     if list(found) == [name] or options.metrics is None:
@@ -116,12 +140,11 @@ def _metrics(name: str, found: dict[str, Any], options: Task) -> dict[str, dict[
 
 def _code(manager: TaskManager, name: str) -> str:
     """SHA-256 of the files in a task's folder; of this package's tasks also of the code that makes their texts."""
-    folder, package = Path(manager.task_index[name].yaml_path).parent, Path(__file__).parents[1]
+    folder = Path(manager.task_index[name].yaml_path).parent
     files = [*folder.glob("*.py"), *folder.glob("*.yaml")]
-    own = {package / "tasks", package.parent / "tasks"}
-    if own.intersection(folder.parents):
-        files += (package / "text").glob("*.py")
-        return provenance.code(package.parent, files)
+    if set(_OWN).intersection(folder.parents):
+        files += (_PACKAGE / "text").glob("*.py")
+        return provenance.code(_PACKAGE.parent, files)
     return provenance.code(folder, files)
 
 
