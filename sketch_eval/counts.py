@@ -32,7 +32,7 @@ class Count:
     rounded: int = 0
 
     def __add__(self, other: Count) -> Count:
-        return Count(*(mine + its for mine, its in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+        return Count(*(mine + its for mine, its in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def as_request(self) -> Count:
         """The count of one request out of what its passes counted."""

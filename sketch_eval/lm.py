@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import json
+from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ class SketchHF(LoadedLM):
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         # What the model is given for each request: those that are given the same share one pass.
         inputs = [
-            _key(torch.tensor((context + continuation)[-(self.max_length + 1) :][:-1]))
+            array("q", (context + continuation)[-(self.max_length + 1) :][:-1]).tobytes()
             for _, context, continuation in requests
         ]
         self._passes, self._rows = {}, Asked()
@@ -332,4 +333,5 @@ def _check_tokens(string: str, tokens: int) -> None:
 
 
 def _key(tokens: torch.Tensor) -> bytes:
+    """Ids, int64, as bytes."""
     return tokens.cpu().numpy().tobytes()
