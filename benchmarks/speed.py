@@ -1,6 +1,6 @@
 """What a bounded cache costs in time: whole passes of a 124M-parameter GPT-2, side by side in one run.
 
-    python benchmarks/speed.py [--rounds 3] [--skip-decode] [--output benchmarks/speed.md]
+    python benchmarks/speed.py [--rounds 3] [--skip-decode] [--only scope=head] [--output benchmarks/speed.md]
 
 Scoring with the scan, against the untouched model's full-cache pass and against token-by-token decoding with the same
 bounded cache. Random weights, 8 x 1024 random tokens, float32, the CPU. Each scan is timed next to a full pass of its
@@ -91,6 +91,7 @@ def start_up() -> float:
 def main(
     rounds: Annotated[int, typer.Option(help="times that each pass is timed")] = 3,
     skip_decode: Annotated[bool, typer.Option(help="leave out the minutes of decoding")] = False,
+    only: Annotated[str, typer.Option(help="only the cells that have this in their names")] = "",
     output: Annotated[Path | None, typer.Option(help="also write the table to this file")] = None,
 ) -> None:
     """Print the table."""
@@ -99,14 +100,17 @@ def main(
     tokens = torch.randint(0, model.config.vocab_size, (SEQUENCES, LENGTH))
     enable(model)  # Without a cache the model is the untouched one; tests/test_cache.py holds it to that.
     full: list[float] = []
-    scans: dict[str, list[float]] = {name: [] for name in CELLS}
+    cells = {name: cell for name, cell in CELLS.items() if only in name}
+    if not cells:
+        raise typer.BadParameter(f"only={only!r}: no cell has this in its name; they are {', '.join(CELLS)}")
+    scans: dict[str, list[float]] = {name: [] for name in cells}
     score(model, tokens[:1], None)
     score(model, tokens[:1], CacheConfig())
     for _ in range(rounds):
-        for name, cell in CELLS.items():
+        for name, cell in cells.items():
             full.append(seconds(lambda: score(model, tokens, None)))
             scans[name].append(seconds(lambda cell=cell: score(model, tokens, cell)))  # type: ignore[misc]
-    held = {name: cache_bytes(model, tokens[:1], cell) for name, cell in CELLS.items()}
+    held = {name: cache_bytes(model, tokens[:1], cell) for name, cell in cells.items()}
     whole = cache_bytes(model, tokens[:1], None)
     rows = ["| pass | seconds | × full cache | KiB a sequence | × full cache |", "| --- | ---: | ---: | ---: | ---: |"]
     rows += [f"| full cache | {min(full):.2f} | 1.00 | {whole / 1024:,.0f} | 1.000 |"]
@@ -114,7 +118,7 @@ def main(
         time_ratio, memory_ratio = min(t) / min(full), held[name] / whole
         rows += [f"| scan, {name} | {min(t):.2f} | {time_ratio:.2f} | {held[name] / 1024:,.0f} | {memory_ratio:.3f} |"]
     if not skip_decode:
-        name, cell = next(iter(CELLS.items()))
+        name, cell = next(iter(cells.items()))
         scan = min(scans[name])
         together = seconds(lambda: decode(model, tokens, cell))
         alone = seconds(lambda: [decode(model, row[None], cell) for row in tokens])
