@@ -206,8 +206,10 @@ OTHER_WORDS = {
     **dict.fromkeys(("fate", "eviction", "merge"), "strategy"),
     "window": "recent",
     "model": "pretrained",
+    **dict.fromkeys(("fold", "average"), "aggregate"),
+    **dict.fromkeys(("drop", "evict"), "topk"),
 }
-"""What arguments are called elsewhere, and here."""
+"""What arguments and their values are called elsewhere, and here."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import json
+import logging
 from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from sketch_eval.scored import Asked, Logits, Row, headless, logits_of
 from sketch_eval.unbounded import FormatCache
 
 report_in_one_line()  # lm-eval's command line imports this module when it is asked for the model.
+
+_log = logging.getLogger(__name__)
 
 _NOTHING_SCORED: tuple[Cache | None, torch.Tensor, Iterator[int]] = (None, torch.empty(0), iter(()))
 
@@ -239,16 +242,25 @@ class SketchHF(LoadedLM):
         asks for them.
         """
         self._reported = True
+        counts = self.counts.as_dict()
+        if self.cell.max_cache_size is not None and counts["requests"] and not counts["binding_requests"]:
+            self._say_that_nothing_was_bound()
         report = {
             **self._identity(),
             "device": str(self.device),
             "ledger": ledger(
                 self.cell, self.transformer.config, self.mixed_precision_dtype or self.model.dtype, self.max_length
             ),
-            "counts": self.counts.as_dict(),
+            "counts": counts,
             "peak_device_memory_bytes": provenance.peak_device_memory(self.device),
         }
         return super().get_model_info() | {"sketch_eval": report}
+
+    def _say_that_nothing_was_bound(self) -> None:
+        _log.warning(
+            f"max_cache_size={self.cell.max_cache_size}: no request was longer than the cache holds, so these are the "
+            "full cache's scores; give fewer pairs, or tasks of longer texts"
+        )
 
     def _identity(self) -> dict[str, Any]:
         """Everything that decides a score, but the request."""

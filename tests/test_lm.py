@@ -79,7 +79,10 @@ def assert_same(got: Sequence[float | str], expected: Sequence[float | str]) -> 
         assert mine == its if isinstance(its, str) else mine == pytest.approx(its, abs=2e-3, rel=1e-5)
 
 
-def test_without_a_bound_that_binds_it_answers_as_lm_evals_own_model(checkpoint: str, plain: list[float | str]) -> None:
+def test_without_a_bound_that_binds_it_answers_as_lm_evals_own_model(
+    checkpoint: str, plain: list[float | str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """And says so, where a bound was asked for."""
     unbounded = make(checkpoint, max_cache_size=None)
     assert answers(unbounded) == plain
     wide = make(checkpoint, max_cache_size=1024)
@@ -88,6 +91,9 @@ def test_without_a_bound_that_binds_it_answers_as_lm_evals_own_model(checkpoint:
         counted = lm.counts.as_dict()
         assert counted["requests"] == len(SCORED + ROLLING + GENERATED)
         assert counted["binding_requests"] == counted["evictions"] == counted["hidden"] == 0
+        caplog.clear()
+        lm.get_model_info()
+        assert ("max_cache_size=1024: no request was longer" in caplog.text) == (lm is wide)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)

@@ -62,6 +62,7 @@ def test_tasks_cells_caps_and_the_order_can_be_chosen() -> None:
     ("arguments", "message"),
     [
         (["/nowhere"], "holds no leaderboard.json"),
+        ([str(RESULTS / "README.md")], "is a file; give the folder of a leaderboard"),
         ([str(RESULTS / "demo"), "--task", "recal"], "task='recal': give one of stdlib_text, recall, .*did you mean"),
         ([str(RESULTS / "demo"), "--metric", "accuracy"], "metric='accuracy': give one of byte_perplexity, acc"),
         ([str(RESULTS / "demo"), "--cap", "65"], "cap='65': give one of 64, 256, or all"),

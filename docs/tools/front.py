@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from board import FOLDING as FOLDING_SKETCH
 from board import RIVALS, SKETCH, Row, Tables, Text, at, ends, kib, percent, require
 
 APART = " scope=head"
@@ -63,23 +64,30 @@ def hold(tables: Tables) -> None:
     require(told, "docs/tools/front.py")
 
 
-def answer(tables: Tables) -> str:
-    """The answer: is a sketch worth its bytes, and what instead."""
+def answer(tables: Tables) -> list[str]:
+    """The answer: is a sketch worth its bytes, and what instead. A paragraph, and the items of a list."""
     hold(tables)
-    far = max(abs(end) for row in _rows(tables, TABLE) for end in ends(row, "to_exact"))
+    same = [*_rows(tables, TABLE), *(row for cell in (SKETCH, FOLDING_SKETCH) for row in tables.each(cell, "to_exact"))]
+    far = max(abs(end) for row in same for end in ends(row, "to_exact"))
     sketch, counts = (kib(_rows(tables, cell)[0], "sketch_bytes") for cell in (TABLE, COUNTS))
-    return (
-        f"**On the small model and the texts measured so far, a sketch is not worth its bytes: it ranks as well as "
-        f"exact counts do, to within {far:.2f}% of byte perplexity, but needs {sketch} KiB where they need {counts}, "
-        f"and bits count for more than any ranking: a plain window whose numbers are kept in 4 bits holds three times "
-        f"the pairs in the same bytes, and beats every ranking in float16.** Use a window of 4 bits that folds its "
-        f"oldest pair (`max_cache_size=384,importance=recency,sinks=0,strategy=aggregate,store=int4`): in about an "
-        f"eighth of the full cache's bytes it loses {_losses(tables, FOLDING)} of byte perplexity on the three texts "
-        f"below, {_losses(tables, EIGHTH)} where it drops the pair, and {_losses(tables, RANKED[2])} where the sketch "
-        f"chooses the pair to drop; a window of 768 pairs takes a quarter of the bytes and loses "
-        f"{_losses(tables, QUARTER)}. No window answers what is older than it holds: facts that lie farther back in a "
-        f"text are lost ([what the tables say](docs/findings.md#facts-in-long-texts)), which a perplexity hides."
-    )
+    fold, by_sketch = (kib(_rows(tables, cell)[0]) for cell in (FOLDING, RANKED[2]))
+    return [
+        f"**On the small model and the texts measured so far, a sketch is not worth its bytes.** It ranks as well as "
+        f"exact counts that fade in the same way, to within {far:.2f}% of byte perplexity. But where each attention "
+        f"head has its own, the sketches take {sketch} KiB and the counts {counts}. **And to store each number in "
+        f"fewer bits helps more than to choose better which pairs to keep:** a plain window whose numbers are kept in 4 bits "
+        f"holds three times the pairs in the same bytes, and beats every ranking in float16 that knows only what has "
+        f"been read so far. So use:",
+        f"in about an eighth of the full cache's bytes, a window of 384 pairs in 4 bits that folds its oldest pair "
+        f"(`max_cache_size=384,importance=recency,sinks=0,strategy=aggregate,store=int4`). It loses "
+        f"{_losses(tables, FOLDING)} of byte perplexity on the three texts below, and {_losses(tables, EIGHTH)} where "
+        f"it drops the pair. Of the caches of 384 pairs in 4 bits it loses least, if not by much: where a sketch chooses, "
+        f"they take {by_sketch} KiB in place of {fold} and lose {_losses(tables, RANKED[2])};",
+        f"in a quarter of the bytes, a window of 768 pairs in 4 bits that drops its oldest pair. It loses "
+        f"{_losses(tables, QUARTER)};",
+        "on a model with rotary positions, neither folding nor a ranking: on the one in this package they gained "
+        "nothing over a plain window ([texts of 4096 tokens](docs/findings.md#texts-of-4096-tokens-and-rotary-keys)).",
+    ]
 
 
 def table(tables: Tables) -> str:
@@ -91,7 +99,7 @@ def table(tables: Tables) -> str:
         shown = [f"{at(row, 'value'):.3f}" if cell[0] == "float16" else percent(row, "difference") for row in rows]
         lines.append(f"| {title} | {given(rows[0])} | {kib(rows[0])} | {' | '.join(shown)} |")
     documents = [f"{_row(tables, text, PLAIN)['documents']} documents of {text.title}" for text in RIVALS]
-    return "\n".join([*lines, "", f"Read off {', '.join(documents[:-1])} and {documents[-1]}."])
+    return "\n".join([*lines, "", f"Measured on {', '.join(documents[:-1])} and {documents[-1]}."])
 
 
 def every(tables: Tables) -> str:

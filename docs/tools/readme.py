@@ -83,6 +83,12 @@ def hold(tables: Tables) -> None:
     require(told, "docs/tools/readme.py")
 
 
+def answer(tables: Tables) -> str:
+    """The front page's answer: a paragraph, and what to use."""
+    paragraph, *uses = front.answer(tables)
+    return "\n".join([filled(paragraph), "", *(filled(f"- {use}", "  ") for use in uses)])
+
+
 def claims(tables: Tables) -> str:
     """What the tables say, a line a claim, paired by document."""
     hold(tables)
@@ -133,12 +139,13 @@ def every(tables: Tables) -> str:
 
 
 BLOCKS: dict[str, Callable[[Tables], str]] = {
-    "answer": lambda tables: filled(front.answer(tables)),
+    "answer": answer,
     "table": front.table,
     "claims": claims,
     "every": every,
     "rivals": front.every,
     "rotary": rotary.every,
+    "facts": rotary.facts,
 }
 
 

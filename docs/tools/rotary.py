@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+
 from board import ROTARY, Row, Tables, at, ends, kib, percent, require
 
 APART = " scope=head"
 HALF = f"{APART} store=float16"
+
+
+FACTS = "tasks-rotary"
+ASKED = ("needles_2048", "kv_2048", "needles_4096", "kv_4096", "passkey_4096")
 
 
 def hold(tables: Tables) -> None:
@@ -32,6 +38,11 @@ def hold(tables: Tables) -> None:
         "folding the oldest is no better than dropping it": [at(row, "to_reference") < 0 for row in (*half, *few)],
         "dropping is surely better in float16 on library text alone": [
             (ends(row, "to_reference")[1] < 0) == (row is half[0]) for row in (*half, *few)
+        ],
+        "no ranking does better than the window": [
+            at(row, "difference") >= at(plain, "difference")
+            for ranking in ("exact", "count_min 512×4", "clairvoyant")
+            for row, plain in zip(rows(f"{ranking}{HALF}"), half, strict=True)
         ],
         "turning helps where the oldest is folded": [ends(row, "to_reference")[1] < 0 for row in turned],
         "turning harms where exact counts choose": [ends(row, "to_reference")[0] > 0 for row in counted],
@@ -62,3 +73,23 @@ def every(tables: Tables) -> str:
     full = [f"{at(tables.row(text, 'full', 0), 'value'):.3f}" for text in ROTARY]
     said = f"Documents: {' and '.join(documents)}. The full cache's byte perplexity: {' and '.join(full)}."
     return "\n".join([*lines, "", said])
+
+
+def facts(tables: Tables) -> str:
+    """Accuracy on planted facts, by cell and task, for docs/findings.md."""
+    with (tables.results / FACTS / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["metric"] == "acc"]
+    cells: dict[tuple[int, str], dict[str, Row]] = {}
+    for row in found:
+        cells.setdefault((int(row["cap"] or 4096), row["cell"]), {})[row["task"]] = row
+    lines = [f"| pairs | cell | KiB | {' | '.join(ASKED)} |", f"| ---: | --- | ---: |{' --- |' * len(ASKED)}"]
+    for (cap, cell), rows in sorted(cells.items(), key=lambda one: one[0][0]):
+        shown = [f"{at(rows[task], 'value'):.2f} {_interval(rows[task])}" for task in ASKED]
+        lines.append(f"| {'all' if cell == 'full' else cap} | {cell} | {kib(rows[ASKED[0]])} | {' | '.join(shown)} |")
+    documents = ", ".join(f"{next(iter(cells.values()))[task]['documents']} of {task}" for task in ASKED)
+    return "\n".join([*lines, "", f"Documents: {documents}."])
+
+
+def _interval(row: Row) -> str:
+    low, high = ends(row, "value")
+    return f"[{low:.2f}, {high:.2f}]"

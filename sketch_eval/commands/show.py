@@ -73,7 +73,8 @@ def show(
     lines = kept.to_dict("records")
     lines.sort(key=lambda line: _order(line, sort, lookup[by].get((line["cell"], str(line["cap"])))))
     shown = lines if not top else lines[: top + 1]
-    return _table(folder, shown, len(lines), chosen, lookup, wanted)
+    others = [cap for cap in _caps(data, ["all"], None) if cap not in wanted]
+    return _table(folder, shown, len(lines), chosen, lookup, wanted, others)
 
 
 def _subjects(found: list[Subject], tasks: Sequence[str], metric: str | None) -> list[Subject]:
@@ -122,7 +123,13 @@ def _order(line: dict[str, Any], sort: str | None, row: Any) -> tuple[Any, ...]:
 
 
 def _table(
-    folder: Path, lines: list[Any], number: int, chosen: list[Subject], lookup: dict[Subject, Any], caps: list[float]
+    folder: Path,
+    lines: list[Any],
+    number: int,
+    chosen: list[Subject],
+    lookup: dict[Subject, Any],
+    caps: list[float],
+    others: list[float],
 ) -> Table:
     several = len(caps) > 1
     table = Table(caption_justify="left")
@@ -140,6 +147,7 @@ def _table(
         cap = [whole(line["cap"])] if several else []
         table.add_row(line["cell"], *cap, size(line["total_bytes"]).removesuffix(" KiB"), *entries)
     at = f"cap {', '.join(map(whole, caps))}. " if caps else ""
+    at += f"Other caps, for --cap: {', '.join(map(whole, others))}. " if others and caps else ""
     left = f"{number - len(lines)} more with --top 0. " if number > len(lines) else ""
     table.caption = (
         f"{folder}: {at}{left}The full cache's score, and the difference to it with its 95% interval. KiB are those of "

@@ -75,6 +75,9 @@ class SweepLM(SketchHF):
             self._encoded[asked] = super().tok_encode(string, *args, **kwargs)
         return list(self._encoded[asked])
 
+    def _say_that_nothing_was_bound(self) -> None:
+        """A sweep's tables mark such cells."""
+
     # A sweep has a progress bar of its own.
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:

@@ -26,8 +26,8 @@ NOTES = (
     "spread between the seeds.",
     "A request that a cell's cap does not bind has the full cache's own answer, and is not asked again. A plain run "
     "of `lm_eval` asks the bounded cache, whose arithmetic differs from it in the seventh digit.",
-    "Documents longer than the model's positions are scored in lm-eval's disjoint windows, with an empty cache at the "
-    "start of each.",
+    "Documents longer than the model's positions are scored in lm-eval's disjoint windows, each with an empty cache at "
+    "its start; the last is filled up with text before it, which is read and not scored again.",
     "Bytes are one sequence's cache, all layers, counted from the tensors; those of the sketch are its table, or the "
     "exact scores that a control keeps instead.",
 )
@@ -79,6 +79,8 @@ def read(folder: Path) -> tuple[list[Row], dict[str, Any]]:
         UsageError: there is no leaderboard.json, or it is none.
     """
     path = folder / "leaderboard.json"
+    if folder.is_file():
+        raise UsageError(f"results={str(folder)!r} is a file; give the folder of a leaderboard")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return [row_of(entry) for entry in content["rows"]], content["about"]
