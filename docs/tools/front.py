@@ -76,8 +76,8 @@ def answer(tables: Tables) -> list[str]:
         f"exact counts that fade in the same way, to within {far:.2f}% of byte perplexity. But where each attention "
         f"head has its own, the sketches take {sketch} KiB and the counts {counts}. **And to store each number in "
         f"fewer bits helps more than to choose better which pairs to keep:** a plain window whose numbers are kept in "
-        f"4 bits holds three times the pairs in the same bytes, and beats every ranking in float16 that knows only what has "
-        f"been read so far. So use:",
+        f"4 bits holds three times the pairs in the same bytes, and beats every ranking in float16 that knows only "
+        f"what has been read so far. So use:",
         f"in about an eighth of the full cache's bytes, a window of 384 pairs in 4 bits that folds its oldest pair "
         f"(`max_cache_size=384,importance=recency,sinks=0,strategy=aggregate,store=int4`). It loses "
         f"{_losses(tables, FOLDING)} of byte perplexity on the three texts below, and {_losses(tables, EIGHTH)} where "
