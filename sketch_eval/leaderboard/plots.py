@@ -112,7 +112,7 @@ def _scales(methods: tuple[str, ...]) -> tuple[Any, Any]:
 
 def _loss_axis(of: Frame, log: bool = False) -> dict[str, Any]:
     """The title, and for losses of several sizes the scale, of an axis of what is lost."""
-    title = f"lost of {of.metric}, {'%' if of.unit == 'percent' else 'points (hundredths)'}"
+    title = f"loss of {of.metric}, {'%' if of.unit == 'percent' else 'points (hundredths)'}"
     if log:
         return {"title": title, "scale": alt.Scale(type="symlog", constant=1), "axis": alt.Axis(values=LOSSES)}
     return {"title": title, "scale": alt.Scale(zero=True, nice=True)}
