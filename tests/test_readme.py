@@ -134,6 +134,7 @@ def test_tables_that_say_the_contrary_of_a_sentence_are_refused(
         ("exact aggregate_values", "to_reference_low", "-0.1", "values alone are worse"),
         ("clairvoyant", "difference_low", "0.1", "the clairvoyant loses more"),
         ("window", "to_reference", "0.1", "folding the oldest is no better"),
+        ("exact", "difference", "0.1", "no ranking does better than the window"),
     ],
 )
 def test_rotary_tables_that_say_the_contrary_of_a_sentence_are_refused(
@@ -141,6 +142,25 @@ def test_rotary_tables_that_say_the_contrary_of_a_sentence_are_refused(
 ) -> None:
     with pytest.raises(NotSoError, match=sentence):
         rotary.every(changed(f"{cell} scope=head store=float16", column, "512", value))
+
+
+@pytest.mark.parametrize(
+    ("cap", "cell", "task", "column", "value", "sentence"),
+    [
+        (1024, "exact", "needles_4096", "to_window_low", "-0.1", "exact counts keep code words"),
+        (1024, "count_min 512×4", "needles_4096", "to_exact_high", "-0.1", "told apart from neither"),
+        (64, "exact", "kv_4096", "value_low", "0.5", "few pairs answer"),
+        (256, "window", "kv_2048", "difference_high", "-0.1", "no window is told apart"),
+    ],
+)
+def test_planted_facts_that_say_the_contrary_of_a_sentence_are_refused(
+    cap: int, cell: str, task: str, column: str, value: str, sentence: str
+) -> None:
+    cells = rotary.planted(Tables(ROOT / "results"))
+    rotary.hold_facts(cells)
+    cells[cap, cell][task][column] = value
+    with pytest.raises(NotSoError, match=sentence):
+        rotary.hold_facts(cells)
 
 
 def test_tables_without_a_cell_are_refused_by_its_name(changed: Callable[..., Tables]) -> None:
