@@ -229,8 +229,11 @@ def test_bad_grids_are_one_line_before_a_model_is_loaded(
 def test_lm_evals_own_tasks_are_indexed_only_where_they_are_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A group of the user's may name tasks of lm-eval's; one of this package's does not."""
+    """A group may name tasks of lm-eval's, and a user's may take the place of a task in one of this package's."""
     (tmp_path / "ours.yaml").write_text("group: ours\ntask: [wikitext, kv_256]")
+    (tmp_path / "own.yaml").write_text("group: own\ntask: [mine, kv_256]")
+    (tmp_path / "endless.yaml").write_text("group: endless\ntask: [endless]")
+    (tmp_path / "drift.yaml").write_text("group: drift\ntask: [wikitext]")
     (tmp_path / "mine.yaml").write_text("task: mine\ndataset_path: json")
     asked: list[bool] = []
 
@@ -240,8 +243,11 @@ def test_lm_evals_own_tasks_are_indexed_only_where_they_are_wanted(
 
     monkeypatch.setattr("sketch_eval.evaluate.tasks.TaskManager", manager)
     for names, everything in [
-        (["kv_256", "sketch_quick", "mine"], False),
+        (["kv_256", "recall", "mine", "own"], False),
         (["kv_256", "ours"], True),
+        (["sketch_fewshot"], True),
+        (["sketch_quick"], True),  # Of which drift is now the user's.
+        (["endless"], True),
         (["wikitext"], True),
     ]:
         asked.clear()

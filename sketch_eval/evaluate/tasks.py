@@ -114,10 +114,11 @@ def _index(grid: Grid) -> TaskManager:
     theirs = [Path(grid.include_path)] if grid.include_path else []
     few = TaskManager(metadata=metadata, include_path=[*own, *theirs], include_defaults=False)
 
-    def is_whole(name: str) -> bool:
-        """Whether the small index has all of a task: a user's group may name tasks of lm-eval's."""
-        path = few.task_index[name].yaml_path if name in few.all_tasks else None
-        return path is not None and (name in few.all_subtasks or bool(set(own) & set(path.parents)))
+    def is_whole(name: Any, within: tuple[str, ...] = ()) -> bool:
+        """Whether the small index has all of a task: a group, in groups of this name, may name tasks of lm-eval's."""
+        if name in few.all_groups and name not in within:
+            return all(is_whole(member, (*within, name)) for member in few.task_index[name].cfg["task"])
+        return name in few.all_subtasks
 
     if all(map(is_whole, grid.tasks)):
         return few

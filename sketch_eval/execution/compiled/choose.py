@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sketch_eval.execution.compiled.jit import F, compiled
+from sketch_eval.execution.compiled.jit import F, compiled, exactly
 from sketch_eval.execution.compiled.sketch import read_all
 from sketch_eval.execution.compiled.sources import RACE_QUERIES
 
@@ -12,7 +12,7 @@ LEAST = F(-np.inf)
 """The importance of a pair whose estimate is not a number."""
 
 
-@compiled
+@exactly
 def weigh(source, table, cells, gain, row, scores, positions, t, by_age, importance, m):  # type: ignore[no-untyped-def]
     """importance ← that of the first m pairs when token t has come; `row` is scratch of the sketch's depth."""
     if source <= RACE_QUERIES:

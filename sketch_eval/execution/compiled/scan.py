@@ -195,7 +195,7 @@ def scan_for(source: int, fate: int) -> Any:
                         divide(table, gain)
                         gain = F(1.0)
                     if source == RACE_QUERIES:
-                        add(source, table, tokens.asked[unit, i], gain)
+                        add(table, tokens.asked[unit, i], gain)
                     else:
                         for s in range(m):
                             part[s] = mass[s] * gain

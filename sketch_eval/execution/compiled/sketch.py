@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from sketch_eval.execution.compiled.jit import F, compiled
+from sketch_eval.execution.compiled.jit import F, compiled, exactly
 from sketch_eval.execution.compiled.sources import COUNT_MIN, COUNT_SKETCH, RACE, RACE_QUERIES
 
 U = np.uint32
 """What a cell is made before it is an index: Numba looks at each signed one for whether it counts from the end."""
 
 
-@compiled
+@exactly
 def read(source, table, cells, gain, row):  # type: ignore[no-untyped-def]
     """The estimate of one item of a sketch other than Count-Min; `row` is scratch for a median."""
     depth = cells.shape[0]
@@ -30,7 +30,7 @@ def read(source, table, cells, gain, row):  # type: ignore[no-untyped-def]
     return (row[(depth - 1) // 2] + row[depth // 2]) / F(2.0) / gain
 
 
-@compiled
+@exactly
 def read_all(source, table, cells, gain, row, out, m):  # type: ignore[no-untyped-def]
     """out ← the estimates of the first m items, whose cells are `[slots, depth]`; `row` is scratch of the depth."""
     if source != COUNT_MIN:
@@ -48,18 +48,18 @@ def read_all(source, table, cells, gain, row, out, m):  # type: ignore[no-untype
 
 
 @compiled
-def add(source, table, cells, weight):  # type: ignore[no-untyped-def]
-    """Add a weight at one item's cells; in a Count Sketch a negative one, `~cell`, counts with the sign turned."""
+def add(table, cells, weight):  # type: ignore[no-untyped-def]
+    """Add a weight at one item's cells, none of which is negative."""
     for r in range(cells.shape[0]):
-        if source == COUNT_SKETCH and cells[r] < 0:
-            table[r, U(~cells[r])] -= weight
-        else:
-            table[r, U(cells[r])] += weight
+        table[r, U(cells[r])] += weight
 
 
 @compiled
 def add_all(source, table, cells, weights, m):  # type: ignore[no-untyped-def]
-    """Add weights at the cells `[slots, depth]` of the first m items, in their order."""
+    """Add weights at the cells `[slots, depth]` of the first m items, in their order.
+
+    In a Count Sketch a negative cell, `~cell`, counts with the sign turned.
+    """
     for r in range(cells.shape[1]):
         for s in range(m):
             if source == COUNT_SKETCH and cells[s, r] < 0:
