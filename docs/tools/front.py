@@ -86,7 +86,7 @@ def answer(tables: Tables) -> list[str]:
         f"in a quarter of the bytes, a window of 768 pairs in 4 bits that drops its oldest pair. It loses "
         f"{_losses(tables, QUARTER)};",
         "on a model with rotary positions, a plain window: on the one in this package neither folding nor a ranking "
-        "loses less ([texts of 4096 tokens](docs/findings.md#texts-of-4096-tokens-and-rotary-keys)).",
+        "loses less of byte perplexity ([texts of 4096 tokens](docs/findings.md#texts-of-4096-tokens-and-rotary-keys)).",
     ]
 
 
