@@ -85,8 +85,9 @@ def answer(tables: Tables) -> list[str]:
         f"chooses, they take {by_sketch} KiB in place of {fold} and lose {_losses(tables, RANKED[2])};",
         f"in a quarter of the bytes, a window of 768 pairs in 4 bits that drops its oldest pair. It loses "
         f"{_losses(tables, QUARTER)};",
-        "on a model with rotary positions, a plain window: on the one in this package neither folding nor a ranking "
-        "loses less of byte perplexity ([texts of 4096 tokens](docs/findings.md#texts-of-4096-tokens-and-rotary-keys)).",
+        "on a model with rotary positions, a plain window: on the one in this package neither folding nor a "
+        "ranking loses less of byte perplexity "
+        "([texts of 4096 tokens](docs/findings.md#texts-of-4096-tokens-and-rotary-keys)).",
     ]
 
 
