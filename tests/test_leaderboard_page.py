@@ -556,6 +556,20 @@ def test_no_errors_in_the_browser(opened: webdriver.Chrome) -> None:
     assert [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
+def test_a_legend_names_what_its_plot_shows(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    cells = [("window", 64, "control"), ("count_min 256×4 topk32", 64, "sketch")]
+    cells += [("window", 128, "control"), ("h2o", 128, "control")]
+    rows = [row("full", NAN, kind="full", bound=False), *(row(cell, cap, kind=kind) for cell, cap, kind in cells)]
+    load(browser, page.write(tmp_path, frame(rows), ABOUT))
+    labels = """return [...document.querySelectorAll("[data-plot=bytes] .role-legend-label text")].map(
+        (one) => one.textContent)"""
+    for cap, other in (("64", "count_min"), ("128", "h2o")):
+        choose(browser, "cap", cap)
+        until(browser, lambda cap=cap: drawn(browser, "bytes") == f"text word_perplexity {cap}")  # type: ignore[misc]
+        named = browser.execute_script(labels)
+        assert sorted(name.split()[0] for name in named) == sorted(["window", other])
+
+
 def test_labels_inject_nothing_in_the_browser(browser: webdriver.Chrome, tmp_path: Path) -> None:
     rows = frame([row(NASTY, cap) for cap in (64, 128)] + [row("full", NAN, kind="full", bound=False)])
     about = {**ABOUT, "name": NASTY, "notes": [NASTY]}

@@ -215,6 +215,12 @@ const drawn = new Map();
 function unfolded({ columns, points }) {
   return points.map((line) => Object.fromEntries(columns.map((key, i) => [key, line[i]])));
 }
+// A specification is shared by all caps and tasks: its legend shall name what is in this plot.
+function keyed({ layer, encoding = {} }, methods) {
+  for (const channel of [encoding.color, encoding.shape])
+    if (channel?.field === "method") channel.legend = { values: channel.scale.domain.filter((name) => methods.has(name)) };
+  layer?.forEach((inner) => keyed(inner, methods));
+}
 async function draw(figure) {
   const name = figure.dataset.plot, plot = subject().plots[name], box = figure.querySelector(".plot");
   const turn = (drawn.get(figure)?.turn ?? 0) + 1, views = drawn.get(figure)?.views ?? [];
@@ -242,6 +248,7 @@ async function draw(figure) {
   for (const [i, panel] of panels.entries()) {
     const spec = structuredClone(data.specs[plot.spec]), width = box.clientWidth;
     spec.datasets = { points: panel === undefined ? points : points.filter((point) => point.panel === panel) };
+    keyed(spec, new Set(points.map(({ method }) => method)));
     if (spec.layer) {
       Object.assign(spec, { width: "container", autosize: { type: "fit-x", contains: "padding" } });
       if (name !== "cells") spec.height = phone.matches ? 270 : 320;
