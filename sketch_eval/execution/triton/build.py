@@ -75,7 +75,7 @@ def build(
     vectors, floats = f"*{TYPES[dtype]}", ("new_scores", "table", "scores", "counts", "logits", "gram")
     whole = (
         *("length", "places", "slots", "width", "q_batch", "q_head", "q_token", "out_batch", "out_head", "out_token"),
-        *("units", "sinks", "recent", "visible", "visible_sinks", "visible_recent"),
+        *("units", "sinks", "recent", "visible", "visible_sinks", "visible_recent", "zero"),
     )
     signature = dict.fromkeys(scan.arg_names, "*i32")
     signature |= dict.fromkeys(("q", "keys", "values", "out"), vectors) | dict.fromkeys(floats, "*fp32")

@@ -47,11 +47,12 @@ def scan(  # type: ignore[no-untyped-def]
     q, keys, values, out, columns, count, seen, new_scores, cells, table,
     src, own, positions, scores, counts, moves, logits, gram, victims, survivors, hidden,
     length, places, slots, width, q_batch, q_head, q_token, out_batch, out_head, out_token, units,
-    scaling, decay, sinks, recent, visible, visible_sinks, visible_recent,
-    SOURCE: tl.constexpr, FOLD: tl.constexpr, HIDE: tl.constexpr, BY_AGE: tl.constexpr, HALF: tl.constexpr,
+    scaling, decay, sinks, recent, visible, visible_sinks, visible_recent, zero,
+    SOURCE: tl.constexpr, FOLD: tl.constexpr, HIDE: tl.constexpr, FADES: tl.constexpr, BY_AGE: tl.constexpr,
+    HALF: tl.constexpr,
     CAP: tl.constexpr, HEADS: tl.constexpr, QUERIES: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     HP: tl.constexpr, QP: tl.constexpr, B: tl.constexpr, W: tl.constexpr, BW: tl.constexpr,
-    DEPTH: tl.constexpr, RP: tl.constexpr,
+    DEPTH: tl.constexpr, RP: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """One row of a layer's state and the tokens that arrive in it; `run.advance` says what it is given.
 
@@ -93,6 +94,7 @@ def scan(  # type: ignore[no-untyped-def]
     tokens = tl.load(count + batch)
     start = tl.load(seen + batch)
     col, h, r, i = tl.arange(0, W), tl.arange(0, QP), tl.arange(0, RP), tl.arange(0, B)
+    rows_of_table = table + (r % DEPTH)[:, None] * width  # A sketch of three rows reads its first one twice.
     held = tl.sum((tl.load(positions + col, mask=col < CAP, other=-1) >= 0).to(tl.int32))
     gain = tl.full((), 1.0, tl.float32)  # The table holds `gain` times its weights: decay need not touch every cell.
     taken = (h < QUERIES)[:, None] & (col < USED)[None, :]
@@ -127,9 +129,12 @@ def scan(  # type: ignore[no-untyped-def]
         cell = tl.zeros((RP, W), tl.int32)
         estimate = score
         if SOURCE == COUNT_MIN:
-            there = (r < DEPTH)[:, None] & (item >= 0)[None, :]
-            cell = tl.load(cells + item[None, :] * DEPTH + r[:, None], mask=there, other=0)
-            estimate = read_table(table, cell, r, width, DEPTH)
+            if gain > MAX_GAIN:
+                divide_table(table, gain, DEPTH * width)
+                gain = tl.full((), 1.0, tl.float32)
+            there = (r < RP)[:, None] & (item >= 0)[None, :]
+            cell = tl.load(cells + item[None, :] * DEPTH + (r % DEPTH)[:, None], mask=there, other=0)
+            estimate = read_table(rows_of_table + cell, zero, WARPS)
         tl.debug_barrier()
         score_chunk(
             q, keys, src, columns, logits, chunk, steps, scaling, q_head, q_token, places,
@@ -180,14 +185,14 @@ def scan(  # type: ignore[no-untyped-def]
             estimate = score
             if SOURCE == COUNT_MIN:
                 gain = gain / decay
-                if gain > MAX_GAIN:
+                if FADES and gain > MAX_GAIN:
                     divide_table(table, gain, DEPTH * width)
                     gain = tl.full((), 1.0, tl.float32)
                 mine = live[None, :] & (r < DEPTH)[:, None]
                 given = tl.broadcast_to((mass * gain)[None, :], (RP, W))
-                tl.atomic_add(table + r[:, None] * width + cell, given, mask=mine, sem="relaxed", scope="cta")
+                tl.atomic_add(rows_of_table + cell, given, mask=mine, sem="relaxed", scope="cta")
                 tl.debug_barrier()
-                estimate = read_table(table, cell, r, width, DEPTH)
+                estimate = read_table(rows_of_table + cell, zero, WARPS)
 
             # 4. Bound.
             full = held > CAP

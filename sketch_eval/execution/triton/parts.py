@@ -119,10 +119,18 @@ def output_chunk(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def read_table(table, cells, r, width, DEPTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A Count-Min table's estimates `[columns]` at cells `[depth, columns]`; adding to it skips the first cache."""
-    found = tl.load(table + r[:, None] * width + cells, mask=(r < DEPTH)[:, None], other=3.0e38, cache_modifier=".cg")
-    return tl.min(found, axis=0)
+def read_table(at, zero, WARPS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A Count-Min table's estimates `[columns]` at the places `at [rows, columns]` of its cells.
+
+    ptxas takes the minimum of a column as soon as its cells are on their way, and asks for the next column's only then,
+    so that a thread waits for the second cache once a column. Here every minimum depends on all cells of its thread,
+    by a number that is 0 at run time, and so all are asked for before the first is waited for.
+    """
+    SPAN: tl.constexpr = min(32 * WARPS, at.shape[1])  # A thread's columns are that far from each other.
+    found = tl.load(at, volatile=True).to(tl.int32, bitcast=True)
+    found = tl.reshape(found, (at.shape[0], at.shape[1] // SPAN, SPAN))
+    found = found | (tl.xor_sum(tl.xor_sum(found, 0), 0) & zero)[None, None, :]
+    return tl.min(tl.reshape(found, at.shape).to(tl.float32, bitcast=True), axis=0)
 
 
 @triton.jit

@@ -26,10 +26,14 @@ LARGEST_CAP, LARGEST_HEAD, LONGEST = 960, 256, 2**21
 """Pairs of a store, numbers of a head, and tokens of a text: its choices pack a column in 10 bits and a position in
 21."""
 
+SLOW_DECAY = 0.25
+"""A sketch's table, which holds `gain` times its weights, is divided before a chunk where the gain is more than 2^40.
+With this decay or a slower one the gain stays under 2^104 until the chunk's end, which a float32 holds."""
+
 
 VARYING = [
     *("length", "places", "slots", "width", "units"),
-    *("sinks", "recent", "visible", "visible_sinks", "visible_recent"),
+    *("sinks", "recent", "visible", "visible_sinks", "visible_recent", "zero"),
 ]
 """Numbers that the kernel is not compiled anew for."""
 
@@ -45,6 +49,7 @@ class Plan:
     Attributes:
         source: of `SOURCES`.
         fold, hide: whether victims are folded, and whether queries see a part of the pairs.
+        fades: whether a sketch fades so fast that its table is looked after at every token.
         cap: pairs after each token.
         heads: key/value heads of a row; queries: its query heads; head_dim: numbers of a head.
         chunk: tokens that arrive together.
@@ -58,6 +63,7 @@ class Plan:
     source: int
     fold: bool
     hide: bool
+    fades: bool
     cap: int
     heads: int
     queries: int
@@ -87,8 +93,8 @@ def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: b
     warps = min(power_of_two(warps), 8)
     block = min(max(BLOCK * 32 * warps // power_of_two(head_dim), BLOCK), columns)
     return Plan(
-        source, fold, cell.visible is not None, cap, heads, queries, head_dim, chunk, columns, block,
-        cell.depth if source == COUNT_MIN else 1, warps,
+        source, fold, cell.visible is not None, source == COUNT_MIN and cell.decay < SLOW_DECAY, cap, heads, queries,
+        head_dim, chunk, columns, block, cell.depth if source == COUNT_MIN else 1, warps,
     )  # fmt: skip
 
 

@@ -87,10 +87,12 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
 def constants(plan: Plan, by_age: bool, half: bool) -> dict[str, Any]:
     """What the kernel is compiled for."""
     return {
-        "SOURCE": plan.source, "FOLD": plan.fold, "HIDE": plan.hide, "BY_AGE": by_age, "HALF": half,
+        "SOURCE": plan.source, "FOLD": plan.fold, "HIDE": plan.hide, "FADES": plan.fades, "BY_AGE": by_age,
+        "HALF": half,
         "CAP": plan.cap, "HEADS": plan.heads, "QUERIES": plan.queries, "D": plan.head_dim,
         "DP": max(power_of_two(plan.head_dim), 16), "HP": power_of_two(plan.heads), "QP": power_of_two(plan.queries),
         "B": plan.chunk, "W": plan.columns, "BW": plan.block, "DEPTH": plan.depth, "RP": power_of_two(plan.depth),
+        "WARPS": plan.warps,
     }  # fmt: skip
 
 
@@ -171,7 +173,7 @@ class Scratch:
             "q_batch": q.stride(0), "q_head": q.stride(1), "q_token": q.stride(2), "out_batch": output.stride(0),
             "out_head": output.stride(2), "out_token": output.stride(1), "units": state.units,
             "scaling": call.scaling, "decay": cell.decay, "sinks": sinks, "recent": recent, "visible": visible,
-            "visible_sinks": visible_sinks, "visible_recent": visible_recent,
+            "visible_sinks": visible_sinks, "visible_recent": visible_recent, "zero": 0,
         }  # fmt: skip
         self.keys, self.values = given["keys"], given["values"]
         return given, constants(self.plan, cell.normalize == "age", self.half)
