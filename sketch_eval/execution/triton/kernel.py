@@ -212,29 +212,30 @@ def scan(  # type: ignore[no-untyped-def]
                 folds = full & (nearest != NONE)
                 into, since, made = nearest & 1023, nearest >> 10, NEW + step
                 tl.store(survivors + now, tl.where(folds, since, -1))
-                its = tl.load(counts + victim, mask=folds, other=1.0)
-                mine_n = tl.load(counts + into, mask=folds, other=1.0)
-                total = its + mine_n
-                one, two = tl.load(src + into, mask=folds, other=0), tl.load(src + victim, mask=folds, other=0)
-                item_of = tl.load(own + into, mask=folds, other=0)
+                # All that folding reads, asked for at once.
+                later = logits + h[:, None] * (B * W) + i[None, :] * W
+                open_ = folds & (h < QUERIES)[:, None] & (i > step)[None, :]
+                others = tl.load(gram + into * W + col, mask=folds & (col < USED), other=0.0, volatile=True)
+                left = tl.load(later + into, mask=open_, other=0.0, volatile=True)
+                right = tl.load(later + victim, mask=open_, other=0.0, volatile=True)
+                one = tl.load(src + into, mask=folds, other=0, volatile=True)
+                two = tl.load(src + victim, mask=folds, other=0, volatile=True)
+                item_of = tl.load(own + into, mask=folds, other=0, volatile=True)
+                its = tl.load(counts + victim, mask=folds, other=1.0, volatile=True)
+                mine_n = tl.load(counts + into, mask=folds, other=1.0, volatile=True)
+                between = tl.load(gram + victim * W + into, mask=folds, other=0.0, volatile=True)
+                itself = tl.load(gram + into * (W + 1), mask=folds, other=0.0, volatile=True)
+                room = slots + length + now
+                mix(keys, values, one, two, mine_n, its, room, places, folds, HEADS, HP, D, DP)
 
                 # Products of the new key: the means of the two keys', and with itself those of both with both.
-                others = tl.load(gram + into * W + col, mask=folds & (col < USED), other=0.0)
-                between = tl.load(gram + victim * W + into, mask=folds, other=0.0)
-                itself = tl.load(gram + into * (W + 1), mask=folds, other=0.0)
+                total = its + mine_n
                 itself = itself * mine_n * mine_n + between * (2 * mine_n * its) + square * its * its
                 itself = itself / (total * total)
                 means = tl.where(col == made, itself, (others * mine_n + products * its) / total)
                 tl.store(gram + made * W + col, means, mask=folds & (col < USED))
                 tl.store(gram + col * W + made, means, mask=folds & (col < USED))
-                later = logits + h[:, None] * (B * W) + i[None, :] * W
-                open_ = folds & (h < QUERIES)[:, None] & (i > step)[None, :]
-                left = tl.load(later + into, mask=open_, other=0.0)
-                right = tl.load(later + victim, mask=open_, other=0.0)
                 tl.store(later + made, (left * mine_n + right * its) / total, mask=open_)
-                room = slots + length + now
-                mix(keys, one, two, mine_n, its, room, places, folds, HEADS, HP, D, DP)
-                mix(values, one, two, mine_n, its, room, places, folds, HEADS, HP, D, DP)
                 tl.store(src + made, room, mask=folds)
                 tl.store(own + made, item_of, mask=folds)
                 tl.store(counts + made, total, mask=folds)

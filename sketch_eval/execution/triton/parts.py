@@ -145,12 +145,17 @@ def divide_table(table, by, cells):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def mix(  # type: ignore[no-untyped-def]
-    pool, one, two, n_one, n_two, into, P, there,
+    keys, values, one, two, n_one, n_two, into, P, there,
     HEADS: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
 ):  # fmt: skip
-    """The vectors of all heads at `into` ← the means over the tokens of two pairs."""
+    """The keys and values of all heads at `into` ← the means over the tokens of two pairs."""
     h, d = tl.arange(0, HP), tl.arange(0, DP)
-    at, mask = pool + h[:, None] * (P * D) + d[None, :], there & (h < HEADS)[:, None] & (d < D)[None, :]
-    a = tl.load(at + one * D, mask=mask, other=0.0).to(tl.float32)
-    b = tl.load(at + two * D, mask=mask, other=0.0).to(tl.float32)
-    tl.store(at + into * D, ((a * n_one + b * n_two) / (n_one + n_two)).to(pool.dtype.element_ty), mask=mask)
+    at, mask = h[:, None] * (P * D) + d[None, :], there & (h < HEADS)[:, None] & (d < D)[None, :]
+    first_key = tl.load(keys + at + one * D, mask=mask, other=0.0, volatile=True)
+    second_key = tl.load(keys + at + two * D, mask=mask, other=0.0, volatile=True)
+    first_value = tl.load(values + at + one * D, mask=mask, other=0.0, volatile=True)
+    second_value = tl.load(values + at + two * D, mask=mask, other=0.0, volatile=True)
+    key = (first_key.to(tl.float32) * n_one + second_key.to(tl.float32) * n_two) / (n_one + n_two)
+    value = (first_value.to(tl.float32) * n_one + second_value.to(tl.float32) * n_two) / (n_one + n_two)
+    tl.store(keys + at + into * D, key.to(keys.dtype.element_ty), mask=mask)
+    tl.store(values + at + into * D, value.to(values.dtype.element_ty), mask=mask)
