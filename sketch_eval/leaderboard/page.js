@@ -215,7 +215,7 @@ const drawn = new Map();
 function unfolded({ columns, points }) {
   return points.map((line) => Object.fromEntries(columns.map((key, i) => [key, line[i]])));
 }
-// A specification is shared by all caps and tasks: its legend shall name what is in this plot.
+// A specification is shared by all caps and by tasks of the same methods: its legend names what is in this panel.
 function keyed({ layer, encoding = {} }, methods) {
   for (const channel of [encoding.color, encoding.shape])
     if (channel?.field === "method") channel.legend = { values: channel.scale.domain.filter((name) => methods.has(name)) };
@@ -248,7 +248,7 @@ async function draw(figure) {
   for (const [i, panel] of panels.entries()) {
     const spec = structuredClone(data.specs[plot.spec]), width = box.clientWidth;
     spec.datasets = { points: panel === undefined ? points : points.filter((point) => point.panel === panel) };
-    keyed(spec, new Set(points.map(({ method }) => method)));
+    keyed(spec, new Set(spec.datasets.points.map(({ method }) => method)));
     if (spec.layer) {
       Object.assign(spec, { width: "container", autosize: { type: "fit-x", contains: "padding" } });
       if (name !== "cells") spec.height = phone.matches ? 270 : 320;

@@ -34,8 +34,9 @@ class Settings:
     tokens: int = 8192
     """Tokens a step."""
     micro: int = 2048
-    """Tokens a forward pass: a step is tokens / micro passes, and at least one row's. Small ones stay in a processor's
-    caches: a step of the bundled model's size took 3.2 s in passes of 2048 tokens and 4.6 s in one of 8192."""
+    """Tokens a forward pass: a step is tokens / micro passes, and a pass has at least one row. Small passes stay in a
+    processor's caches: a step of the bundled model's size took 3.2 s on a CPU in passes of 2048 tokens, and 4.6 s in
+    one of 8192. A GPU may want larger ones."""
     rate: float = 2e-3
     decay: float = 0.1
     seed: int = 0

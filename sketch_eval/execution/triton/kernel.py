@@ -132,9 +132,10 @@ def scan(  # type: ignore[no-untyped-def]
             if gain > MAX_GAIN:
                 divide_table(table, gain, DEPTH * width)
                 gain = tl.full((), 1.0, tl.float32)
-            there = (r < RP)[:, None] & (item >= 0)[None, :]
-            cell = tl.load(cells + item[None, :] * DEPTH + (r % DEPTH)[:, None], mask=there, other=0)
-            estimate = read_table(rows_of_table + cell, zero, WARPS)
+            at_cells = cells + item[None, :] * DEPTH + (r % DEPTH)[:, None]
+            cell = tl.load(at_cells, mask=(item >= 0)[None, :], other=0)
+            if HIDE:
+                estimate = read_table(rows_of_table + cell, zero, WARPS)
         tl.debug_barrier()
         score_chunk(
             q, keys, src, columns, logits, chunk, steps, scaling, q_head, q_token, places,

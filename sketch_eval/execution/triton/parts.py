@@ -122,15 +122,17 @@ def output_chunk(  # type: ignore[no-untyped-def]
 def read_table(at, zero, WARPS: tl.constexpr):  # type: ignore[no-untyped-def]
     """A Count-Min table's estimates `[columns]` at the places `at [rows, columns]` of its cells.
 
-    ptxas takes the minimum of a column as soon as its cells are on their way, and asks for the next column's only then,
-    so that a thread waits for the second cache once a column. Here every minimum depends on all cells of its thread,
-    by a number that is 0 at run time, and so all are asked for before the first is waited for.
+    Atomic additions go to the second cache, which volatile loads read. ptxas would wait for one column's cells and take
+    their minimum before it asks for the next column's. So every minimum here depends on all cells of its thread, by a
+    number that is 0 at run time, and all are asked for before the first is waited for.
     """
-    SPAN: tl.constexpr = min(32 * WARPS, at.shape[1])  # A thread's columns are that far from each other.
-    found = tl.load(at, volatile=True).to(tl.int32, bitcast=True)
-    found = tl.reshape(found, (at.shape[0], at.shape[1] // SPAN, SPAN))
-    found = found | (tl.xor_sum(tl.xor_sum(found, 0), 0) & zero)[None, None, :]
-    return tl.min(tl.reshape(found, at.shape).to(tl.float32, bitcast=True), axis=0)
+    found = tl.load(at, volatile=True)
+    SPAN: tl.constexpr = 32 * WARPS  # A thread's columns are that far from each other.
+    if at.shape[1] > SPAN:
+        bits = tl.reshape(found.to(tl.int32, bitcast=True), (at.shape[0], at.shape[1] // SPAN, SPAN))
+        bits = bits | (tl.xor_sum(tl.xor_sum(bits, 0), 0) & zero)[None, None, :]
+        found = tl.reshape(bits, at.shape).to(tl.float32, bitcast=True)
+    return tl.min(found, axis=0)
 
 
 @triton.jit

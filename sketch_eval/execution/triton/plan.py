@@ -27,8 +27,9 @@ LARGEST_CAP, LARGEST_HEAD, LONGEST = 960, 256, 2**21
 21."""
 
 SLOW_DECAY = 0.25
-"""A sketch's table, which holds `gain` times its weights, is divided before a chunk where the gain is more than 2^40.
-With this decay or a slower one the gain stays under 2^104 until the chunk's end, which a float32 holds."""
+"""A sketch's table, which holds `gain` times its weights, is divided before a chunk where the gain is more than
+`kernel.MAX_GAIN` = 2^40. With this decay or a slower one the gain is then 2^104 at most at the end of a chunk of 32
+tokens, the longest, and a float32 holds it."""
 
 
 VARYING = [
@@ -86,9 +87,11 @@ def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: b
     cap, fold = cell.max_cache_size, cell.strategy == "aggregate"
     chunk = CHUNK if queries < 8 else 2 * CHUNK
     columns = power_of_two(cap + (2 if fold else 1) * chunk)
-    # Numbers of a step's largest tile: 16 a thread, so that registers hold many programs, where a step is simple.
+    # Numbers of a step's largest tile: 16 a thread, so that registers hold many programs, where a step is simple; 8 or
+    # 4 where it is not.
     source = SOURCES[cell.importance]
-    numbers = 32 * (8 if fold or source == COUNT_MIN or queries >= 8 else 16)
+    simple = not fold and source != COUNT_MIN and queries < 8
+    numbers = 32 * (16 if simple else 4 if fold and columns >= 512 else 8)
     warps = max(power_of_two(queries) * columns // numbers, head_dim // 64, 4 if wide else 1)
     warps = min(power_of_two(warps), 8)
     block = min(max(BLOCK * 32 * warps // power_of_two(head_dim), BLOCK), columns)
