@@ -302,7 +302,7 @@ def test_it_compiles_without_a_gpu_and_stays_in_registers(architecture: int) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("head_dim", "dtype"), [(64, "bfloat16"), (128, "bfloat16"), (64, "float32")])
-def test_every_offered_size_stays_in_registers(head_dim: int, dtype: str) -> None:
+def test_every_offered_size_stays_within_the_limits_of_its_dtype(head_dim: int, dtype: str) -> None:
     for built in compiled([{**kernel, "head_dim": head_dim, "dtype": dtype} for kernel in ALL]):
         assert_fits(built, dtype == "float32")
 
