@@ -107,8 +107,8 @@ def claims(tables: Tables) -> str:
         f"*Drop or fold?* At {CAP} pairs, folding the oldest is better than dropping it by {better}. It is better "
         f"beyond doubt at caps of {caps}.",
         f"*Does a ranking help the folding?* Against folding the oldest at {CAP} pairs, the sketch that folds is "
-        f"{folding}. No ranking that drops is surely better than folding the oldest at any of these caps: H2O at {CAP} is "
-        f"{counts}.",
+        f"{folding}. No ranking that drops is surely better than folding the oldest at any of these caps: H2O at {CAP} "
+        f"is {counts}.",
     )
     return "\n".join(filled(f"- {line}", "  ") for line in lines)
 
