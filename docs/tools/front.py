@@ -18,7 +18,6 @@ LINES: dict[tuple[str, int], str] = {
     ("float16", 0): "all 1024 pairs",
     PLAIN: "window of 128 pairs",
     ("h2o store=float16", 128): "128 pairs by exact counts that never fade (H2O)",
-    COUNTS: "128 pairs by exact counts that fade as the sketch's do",
     TABLE: "128 pairs by the sketch",
     EIGHTH: "window of 384 pairs in 4 bits",
     RANKED[0]: "384 pairs in 4 bits by exact counts that never fade (H2O)",

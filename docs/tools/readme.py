@@ -120,7 +120,7 @@ def _compared(tables: Tables, cell: str) -> str:
         row = tables.row(text, cell, CAP)
         sure = at(row, "to_reference_low") * at(row, "to_reference_high") > 0
         word = "better" if at(row, "to_reference") < 0 else "worse"
-        by = percent(row, "to_reference", not sure)
+        by = percent(row, "to_reference", False)
         said.append(f"{word} by {by} on {text.title}" if sure else f"not told apart on {text.title} ({by})")
     return _listed(said)
 
