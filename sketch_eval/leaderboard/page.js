@@ -176,7 +176,7 @@ async function copied(button, text, line) {
 
 // What is shown, as CSV: every column, whichever are chosen, with the ends of the intervals.
 function csv() {
-  const view = rows(), ends = new Set(["value", "difference", "to_window", "to_exact", "to_reference", "way"]);
+  const view = rows(), ends = new Set(["value", "difference", "to_window", "to_exact", "to_reference", "way", "undercut"]);
   const head = ["cell", "cap", "kind", "method", "task", "metric", "row", "mark", "rank"], lines = [];
   const numbers = columns.filter(({ key, subject: other }) => other === undefined && !["rank", "cell", "cap"].includes(key));
   for (const { key } of numbers) head.push(key, ...(ends.has(key) ? [`${key}_low`, `${key}_high`] : []));

@@ -43,6 +43,7 @@ OF_SUBJECT = [
     Column("to_exact", "Δ exact [95%]", note="difference to the same cell with exact scores"),
     Column("to_reference", "Δ reference [95%]", note="difference to the grid's reference"),
     Column("way", "way to clairvoyant", note="share of the way from window to clairvoyant"),
+    Column("undercut", "Δ undercut [95%]", note="difference to a cell of no more bytes that is surely better"),
     Column("binding", "binding", note="share of requests that lost a pair"),
     Column("spread", "spread of seeds"),
 ]

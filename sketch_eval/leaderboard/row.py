@@ -40,6 +40,11 @@ class Row:
         way, way_low, way_high: which share of the way from the `window` of its cap and store to the clairvoyant of its
             cap, store and scope it goes, 0 to 1 and beyond (docs/design.md §9). NaN where the grid has not both, and
             where the second is not better than the first beyond doubt.
+        undercut_by: the row of a cell of no more bytes on the same task and metric that is surely better, by a 95%
+            interval paired by document; of several, the one that is better by the most standard errors. `none` where
+            there is no such cell, so that the row is on the front of loss against bytes; empty where the row was not
+            compared: what bound nothing, what foresees the text, and the baseline.
+        undercut, undercut_low, undercut_high: the difference to that cell, as the others.
         spread_low, spread_high: least and greatest value among the seeds; NaN with one seed.
         binding: share of requests for which a pair was evicted, hidden or kept in other numbers, 0 to 1.
         bound: whether any was: where not, the row is the full cache's and says nothing of the cell.
@@ -93,6 +98,10 @@ class Row:
     way: float = math.nan
     way_low: float = math.nan
     way_high: float = math.nan
+    undercut_by: str = ""
+    undercut: float = math.nan
+    undercut_low: float = math.nan
+    undercut_high: float = math.nan
     spread_low: float
     spread_high: float
     binding: float

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -15,20 +15,25 @@ from typing import Any
 from sketch_eval.config import CONTROLS, CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.evaluate.work import Job, identity, spell
-from sketch_eval.grid.cells import FULL, cell_kind, cell_name, computation, depends_on
+from sketch_eval.grid.cells import FULL, computation, depends_on
 from sketch_eval.grid.grid import Block, Grid, Task
+from sketch_eval.leaderboard.columns import (
+    CEILING,
+    NONE,
+    OTHERS,
+    bound_share,
+    byte_columns,
+    cell_columns,
+    needle_depth,
+    other_columns,
+    score_columns,
+)
+from sketch_eval.leaderboard.front import Entry, undercut
 from sketch_eval.leaderboard.row import Row
 from sketch_eval.leaderboard.tables import NOTES
-from sketch_eval.statistics import AGGREGATIONS, Score, average, difference, interval, share, unit
+from sketch_eval.statistics import AGGREGATIONS, Score, average, unit
 from sketch_eval.sweep.run import computations, seeded
 from sketch_eval.sweep.store import Store, digest
-
-NONE = float("nan")
-OTHERS = ("window", "exact", "reference")
-"""What each row says its difference to, beside the full cache: `Row.to_window` and so on."""
-
-CEILING = "clairvoyant"
-"""What `Row.way` leads to."""
 
 MOST_NAMES = 4
 """Missing runs that are named."""
@@ -100,12 +105,17 @@ class Sweep:
         Cells that are one computation have a row each; all but the first say whose run they show.
         """
         first: dict[tuple[Any, ...], str] = {}
+        able: defaultdict[tuple[str, str, bool], list[Entry]] = defaultdict(list)
         rows = []
         for cell, task, jobs, records in self._finished():
-            for row in self._rows(cell, task, jobs, records):
+            for row, score in self._rows(cell, task, jobs, records):
                 shown = first.setdefault((*jobs, row.metric), row.row)
                 rows.append(row if shown == row.row else replace(row, same_as=shown))
-        return rows
+                if row.bound and not cell.foresees:
+                    entry = Entry(row.row, tuple(jobs), row.total_bytes, score)
+                    able[task, row.metric, row.higher_is_better].append(entry)
+        columns = {row: found for (*_, higher), some in able.items() for row, found in undercut(some, higher).items()}
+        return [replace(row, **columns.get(row.row, {})) for row in rows]
 
     def timings(self) -> list[dict[str, Any]]:
         """Measured times by row, of the run that it shows: they differ from one run to the next, so they stand apart.
@@ -138,8 +148,10 @@ class Sweep:
         found = {label: wanted[label.split(",")[0]] for label in record["values"] if label.split(",")[0] in wanted}
         return {label: found[label] for metric in wanted for label in found if label.split(",")[0] == metric}
 
-    def _rows(self, cell: CacheConfig, task: str, jobs: list[Job], records: list[dict[str, Any]]) -> Iterator[Row]:
-        """The metrics of one cell, over its seeds, on one task."""
+    def _rows(
+        self, cell: CacheConfig, task: str, jobs: list[Job], records: list[dict[str, Any]]
+    ) -> Iterator[tuple[Row, Score]]:
+        """The metrics of one cell, over its seeds, on one task, with the score that each row is of."""
         full = self.record(Job(FULL, task))
         assert full is not None
         requests = sum(run["counts"]["requests"] for run in records)
@@ -150,7 +162,7 @@ class Sweep:
                 continue
             scores = [AGGREGATIONS[aggregation](run["values"][metric]) for run in records]
             each = [score.value for score in scores]
-            bound = _share(metric, binding, cell)
+            bound = bound_share(metric, binding, cell)
             score = average(scores)
             if not bound > 0:
                 self._check_unbound(metric, jobs, records, full, score, base)
@@ -159,26 +171,27 @@ class Sweep:
                 one: average([AGGREGATIONS[aggregation](run["values"][metric]) for run in runs])
                 for one, runs in (self._others(cell, task) if bound > 0 else {}).items()
             }
-            yield Row(
+            row = Row(
                 row=self.row_name(cell, task, metric),
-                **_cell_columns(cell),
+                **cell_columns(cell),
                 seeds=" ".join(str(job.cell.seed) for job in jobs) if depends_on(cell, "seed") else "",
                 task=task,
                 metric=metric,
                 higher_is_better=self.about["tasks"][task]["higher_is_better"][metric.split(",")[0]],
-                needle_depth=_needle_depth(task, metric),
+                needle_depth=needle_depth(task, metric),
                 documents=base.documents,
                 unit=unit(score, base),
-                **_score_columns(score, base),
-                **_other_columns(score, others),
+                **score_columns(score, base),
+                **other_columns(score, others),
                 spread_low=min(each) if len(each) > 1 else NONE,
                 spread_high=max(each) if len(each) > 1 else NONE,
                 binding=bound,
                 bound=bound > 0,
                 same_as="",
-                **_byte_columns(records[0]["ledger"]),
+                **byte_columns(records[0]["ledger"]),
                 command=self._command(cell, task),
             )
+            yield row, score
 
     @cached_property
     def _windows(self) -> dict[tuple[int | None, str, int], CacheConfig]:
@@ -305,64 +318,3 @@ class Sweep:
 def _size(cell: CacheConfig) -> tuple[int | None, str, int]:
     """What cells are compared at: the cap, and how pairs are kept."""
     return cell.max_cache_size, cell.store, computation(cell).store_group
-
-
-def _cell_columns(cell: CacheConfig) -> dict[str, Any]:
-    """The columns that say what the cell is."""
-    full, shown = cell.max_cache_size is None, {"cell": cell_name(cell), "kind": cell_kind(cell)}
-    words = {
-        field: "" if full else str(getattr(cell, field)) for field in ("importance", "scope", "strategy", "normalize")
-    }
-    words |= {field: "" if full else str(getattr(cell, field)) for field in ("sinks", "recent")}
-    words |= {field: str(getattr(cell, field)) if depends_on(cell, field) else "" for field in ("item", "conservative")}
-    numbers = {
-        field: float(getattr(cell, field)) if depends_on(cell, field) else NONE for field in ("width", "depth", "decay")
-    }
-    return shown | words | numbers | {
-        "topk": NONE if cell.topk is None else float(cell.topk),
-        "store": cell.store,
-        "cap": NONE if cell.max_cache_size is None else float(cell.max_cache_size),
-    }  # fmt: skip
-
-
-def _score_columns(score: Score, base: Score) -> dict[str, Any]:
-    """The columns of the value and of its difference to the full cache, which is none where it is the full cache's."""
-    low, high = interval(score)
-    change, change_low, change_high = (0.0, 0.0, 0.0) if score is base else difference(score, base)
-    value = {"value": score.value, "value_low": low, "value_high": high}
-    return value | {"difference": change, "difference_low": change_low, "difference_high": change_high}
-
-
-def _other_columns(score: Score, others: dict[str, Score]) -> dict[str, Any]:
-    """The columns of the differences to other cells of the same cap, and of the way from one to another."""
-    found: dict[str, Any] = {}
-    for which in OTHERS:
-        ends = difference(score, others[which]) if which in others else (NONE, NONE, NONE)
-        found |= zip((f"to_{which}", f"to_{which}_low", f"to_{which}_high"), ends, strict=True)
-    if "window" in others and CEILING in others:
-        found |= zip(("way", "way_low", "way_high"), share(score, others["window"], others[CEILING]), strict=True)
-    return found
-
-
-def _byte_columns(ledger: dict[str, Any]) -> dict[str, Any]:
-    """The columns of the memory ledger (docs/design.md §6)."""
-    kept = {name: ledger[name] for name in ("kv_bytes", "sketch_bytes", "full_bytes", "saving")}
-    return kept | {"total_bytes": ledger["steady_bytes"]}
-
-
-def _share(metric: str, binding: float, cell: CacheConfig) -> float:
-    """Share of binding requests for a metric: what comes after a bucket of positions does not bind it.
-
-    Every document with such buckets reaches all of them, so a bucket is bound in all or in none.
-    """
-    bucket, cap = re.search(r"_\d+_(\d+)$", metric), cell.max_cache_size
-    if bucket is None or cap is None or not binding or cell.store != "float":
-        return binding
-    # The query at position C still sees all, and at position k one too many for topk=k.
-    return float(int(bucket[1]) > cap or (cell.visible is not None and int(bucket[1]) >= cell.visible))
-
-
-def _needle_depth(task: str, metric: str) -> float:
-    """Where the fact stood that a metric asks for, 0 to 1; not a number for other metrics."""
-    found = re.fullmatch(r"acc_depth_(\d+)", metric) or (re.search(r"_depth_(\d+)$", task) if metric == "acc" else None)
-    return int(found[1]) / 100 if found else NONE

@@ -23,7 +23,7 @@ KEPT = """row cell cap kind importance unit higher_is_better documents spread_lo
 ASIDE = 0.03
 """Share of a plot's axis by which points of equal bytes stand aside, so that they do not hide each other."""
 POINT = "panel name method at x y low high far front label said bytes n".split()
-NUMBERS = ["value", "difference", "to_window", "to_exact", "to_reference", "way"]
+NUMBERS = ["value", "difference", "to_window", "to_exact", "to_reference", "way", "undercut"]
 """Columns of `Row` that have an interval, in columns of the same name with `_low` and `_high`."""
 
 
@@ -147,7 +147,8 @@ def _mean(own: pd.DataFrame, tasks: int) -> pd.DataFrame:
         points = first["unit"] == "points"
         numbers = dict.fromkeys([f"{name}{end}" for name in NUMBERS for end in ("_low", "_high")], math.nan)
         numbers |= {name: group[name].mean() if points else math.nan for name in ("to_window", "to_exact")}
-        numbers |= {"to_reference": group["to_reference"].mean() if points else math.nan, "way": math.nan}
+        numbers |= {"to_reference": group["to_reference"].mean() if points else math.nan}
+        numbers |= {"way": math.nan, "undercut": math.nan}
         difference = 100 * (value - full) if points else 100 * (value / full - 1)
         same = "group" if (group["same_as"].fillna("") != "").all() else ""
         made.append(

@@ -8,6 +8,7 @@ from sketch_eval.statistics.intervals import (
     ratio_interval,
     resamples,
     share,
+    steps,
     unit,
     wilson,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "ratio_interval",
     "resamples",
     "share",
+    "steps",
     "unit",
     "wilson",
 ]
