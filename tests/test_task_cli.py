@@ -75,6 +75,9 @@ def folders(tmp_path: Path) -> Path:
         ("needles_256", {"pretrained": "{}/none"}, "offline, use pretrained=bundled"),
         ("needles_256", {"pretrained": 3}, "needs a name or folder"),
         ("needles_256", {"max_length": "all"}, "max_length='all': expected a number of tokens"),
+        ("long_text", {"count": 0}, "count=0: expected how many documents, a whole number of 1 or more"),
+        ("needles_256", {"count": "9"}, "count='9': expected how many documents"),
+        ("long_text", {"counts": 9}, "did you mean count"),
         ("long_text", {"max_length": 512}, "length=1024: expected 1 to 512"),
         ("long_text_pg19", {"text_folder": "{}"}, "text_folder: this task reads emozilla/pg19-test from the hub"),
     ],
@@ -110,6 +113,11 @@ def test_options_reach_the_documents() -> None:
     tasks = manager(max_seq_lengths=[200, 300], depths=[0, 0.1]).load(["kv_lengths"])["tasks"]
     rows = list(tasks["kv_lengths"].test_docs())
     assert [(row["length"], row["depth"]) for row in rows[:4]] == [(200, 0.0), (300, 0.0), (200, 0.1), (300, 0.1)]
+
+
+def test_as_many_documents_as_asked_for_are_made() -> None:
+    tasks = manager(count=7).load(["kv_256", "long_text"])["tasks"]
+    assert {name: len(list(task.test_docs())) for name, task in tasks.items()} == {"kv_256": 7, "long_text": 7}
 
 
 def test_no_name_is_one_of_lm_evals_own() -> None:

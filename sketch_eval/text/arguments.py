@@ -13,7 +13,7 @@ from typing import Any
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 
-OPTIONS = ("text_folder", "depths", "max_seq_lengths")
+OPTIONS = ("text_folder", "depths", "max_seq_lengths", "count")
 """What `--metadata` may say to a task."""
 
 LENGTHS = "passkey_lengths, kv_lengths and needles_lengths take max_seq_lengths"
@@ -48,3 +48,10 @@ def numbers(name: str, values: Any, kind: str) -> list[Any]:
     if not isinstance(values, list | tuple) or not values:
         raise UsageError(f"{name}={values!r}: expected a list of {kind}, with at least one")
     return list(values)
+
+
+def document_count(count: Any) -> int:
+    """How many documents are asked for; UsageError where it is no whole number, or less than one."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UsageError(f"count={count!r}: expected how many documents, a whole number of 1 or more")
+    return count

@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from sketch_eval.errors import UsageError, first_line
 from sketch_eval.text import stdlib
+from sketch_eval.text.arguments import document_count
 from sketch_eval.text.fitting import Ruler, read_folder, ruler
 
 FIRST = 64  # tokens of the first bucket; each of the others ends twice as far from the start of the text
@@ -87,7 +88,7 @@ def _hub(path: str, field: str, name: str | None = None) -> Iterator[tuple[str, 
 
 
 def dataset(
-    text_folder: Any = None, hub: dict[str, str] | None = None, count: int = 50, length: int = 1024, **model: Any
+    text_folder: Any = None, hub: dict[str, str] | None = None, count: Any = 50, length: int = 1024, **model: Any
 ) -> DatasetDict:
     """What lm-eval's task asks for: up to ``count`` documents of ``length`` tokens, as split "test".
 
@@ -96,8 +97,9 @@ def dataset(
     of its split "test" that are long enough give a window each. Without either, the first tokens of held-out modules of
     the standard library. length: 64 times a power of two. ``model`` holds the model's arguments, as `ruler` takes them.
     Raises UsageError for a model with fewer positions, texts that are all shorter, a hub that cannot be reached or is
-    asked for with a folder, and as `read_folder`.
+    asked for with a folder, a count below 1, and as `read_folder`.
     """
+    count = document_count(count)
     if text_folder is not None and hub is not None:
         raise UsageError(f"text_folder: this task reads {hub['path']} from the hub; long_text reads folders")
     measure = ruler(**model)

@@ -16,7 +16,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from sketch_eval.errors import UsageError
-from sketch_eval.text.arguments import numbers
+from sketch_eval.text.arguments import document_count, numbers
 from sketch_eval.text.fitting import Ruler, filler, place, ruler
 from sketch_eval.text.recall import CHOICES, Document, code_question, digits, passkey_question
 from sketch_eval.text.words import ANSWERS, FILLER, KEYS, PEOPLE, PLACES, QUALITIES, THINGS, draw, pick
@@ -141,15 +141,16 @@ def documents(
     lengths: Sequence[int],
     depths: Sequence[float] = DEPTHS,
     text_folder: Any = None,
-    count: int = 50,
+    count: Any = 50,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """``count`` documents of each length as rows; neighbours differ in depth, so that the first few are a fair sample.
 
     With the longest candidate, every document has exactly its length in the ruler's tokens. The same seed and tokenizer
-    give the same bytes on every platform. Raises UsageError for a depth outside 0..1, for what is no list of lengths or
-    of depths, a length beyond the model's positions or with no room for the facts, and as `read_folder`.
+    give the same bytes on every platform. Raises UsageError for a depth outside 0..1, a count below 1, what is no list
+    of lengths or of depths, a length beyond the model's positions or with no room for the facts, and as `read_folder`.
     """
+    count = document_count(count)
     depths = numbers("depths", depths, "numbers from 0 to 1")
     lengths = [measure.check(length) for length in numbers("max_seq_lengths", lengths, "lengths")]
     for depth in depths:
@@ -173,9 +174,10 @@ def dataset(
     max_seq_lengths: Any = None,
     depths: Any = DEPTHS,
     text_folder: Any = None,
+    count: Any = 50,
     **model: Any,
 ) -> DatasetDict:
-    """What lm-eval's task asks for: the documents of one length, or of all of ``max_seq_lengths``, as split "test".
+    """What lm-eval's task asks for: ``count`` documents of each length, as the split "test".
 
     ``model`` holds the model's arguments, as `ruler` takes them. Raises UsageError as `documents` and `ruler`, and for
     no length.
@@ -186,7 +188,9 @@ def dataset(
             "metadata: {max_seq_lengths: [2048, 4096]}"
         )
     lengths = max_seq_lengths if length is None else [length]
-    return DatasetDict({"test": Dataset.from_list(documents(kind, ruler(**model), lengths, depths, text_folder))})
+    return DatasetDict(
+        {"test": Dataset.from_list(documents(kind, ruler(**model), lengths, depths, text_folder, count))}
+    )
 
 
 def process_results(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float | None]:
