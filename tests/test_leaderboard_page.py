@@ -96,7 +96,10 @@ def sweep() -> pd.DataFrame:
                 if metric.startswith("acc"):
                     change = {"unit": "points", "difference": 100 * (value - best)}
                 rows.append(row(cell, cap, value, kind, **change, **bytes_, **shared))
-    return frame(rows)
+    by = next(one.row for one in rows if (one.cell, one.cap, one.metric) == ("exact", 64, "byte_perplexity"))
+    ends: dict[str, Any] = {"undercut_by": by, "undercut": 2.0, "undercut_low": 1.0, "undercut_high": 3.0}
+    undercut = ("window", 128, "byte_perplexity")
+    return frame([replace(one, **ends) if (one.cell, one.cap, one.metric) == undercut else one for one in rows])
 
 
 ABOUT = {
@@ -288,6 +291,19 @@ def test_a_cell_that_did_not_bind_has_no_loss_and_no_rank_of_its_own() -> None:
     assert columns["difference"][1:3] == [None, ["+5.0% [+4.0, +6.0]", 5.0, 4.0, 6.0]]
     assert columns["to_window"][2] == ["+3.0%", 3.0, None, None]
     assert "to_exact" not in columns
+
+
+def test_a_cell_names_what_undercuts_it_or_that_nothing_does() -> None:
+    best = row("window", 128, kind="control", undercut_by="none")
+    ends: dict[str, Any] = {"undercut": 4.0, "undercut_low": 3.0, "undercut_high": 5.0}
+    rows = frame([row("full", NAN, kind="full", bound=False), best, row("a", undercut_by=best.row, **ends), row("b")])
+    columns = page.data(rows, ABOUT, views.subjects(rows, ABOUT))["subjects"][0]["columns"]
+    assert columns["undercut"] == [
+        None,
+        ["none", None, None, None, "none"],
+        ["128 window: +4.0% [+3.0, +5.0]", 4.0, 3.0, 5.0, "128 window"],
+        None,
+    ]
 
 
 def test_page_asks_nothing_of_the_network_and_injects_nothing() -> None:
@@ -527,6 +543,7 @@ def test_what_is_shown_can_be_had_as_csv(opened: webdriver.Chrome) -> None:
     [one] = wanted.to_dict("records")
     for key in ("value", "value_low", "difference", "difference_high", "total_bytes"):
         assert float(entries[1][key]) == pytest.approx(one[key], rel=1e-5)
+    assert [entries[1][f"undercut{end}"] for end in ("", "_low", "_high", "_by")] == ["2", "1", "3", "64 exact"]
     opened.find_element(By.ID, "clear").click()
 
 

@@ -147,7 +147,8 @@ def test_tables_in_4_bits_that_say_the_contrary_are_refused(
         ("exact aggregate_turned", "to_reference_low", "-0.1", "turning harms"),
         ("exact aggregate_values", "to_reference_low", "-0.1", "values alone are worse"),
         ("clairvoyant", "difference_low", "0.1", "the clairvoyant loses more"),
-        ("window", "to_reference", "0.1", "folding the oldest is no better"),
+        ("window", "to_reference_low", "0.1", "folding the oldest is nowhere surely better"),
+        ("window", "undercut_by", "none", "three times the pairs in 4 bits"),
         ("exact", "difference", "0.1", "no ranking does better than the window"),
     ],
 )
@@ -156,6 +157,21 @@ def test_rotary_tables_that_say_the_contrary_of_a_sentence_are_refused(
 ) -> None:
     with pytest.raises(NotSoError, match=sentence):
         rotary.every(changed(f"{cell} scope=head store=float16", column, "512", value))
+
+
+@pytest.mark.parametrize(
+    ("cell", "cap", "sentence"),
+    [
+        ("count_min 512×4 scope=head store=float16", "128", "one alone is not undercut"),
+        ("window aggregate scope=head store=int4", "384", "what the front page says to use"),
+    ],
+)
+def test_tables_of_what_is_undercut_that_say_the_contrary_are_refused(
+    changed: Callable[..., Tables], cell: str, cap: str, sentence: str
+) -> None:
+    now = "none" if "float16" in cell else "0123456789"
+    with pytest.raises(NotSoError, match=sentence):
+        front.fronts(changed(cell, "undercut_by", cap, now))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +211,7 @@ def test_every_interval_that_is_told_in_words_stands_in_a_table() -> None:
         for folder in {"tasks", "tasks-real", *re.findall(r"results/([\w-]+)/leaderboard", section)}:
             with (ROOT / "results" / folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
-                    for column in ("value", "difference", "to_window", "to_exact", "to_reference"):
+                    for column in ("value", "difference", "to_window", "to_exact", "to_reference", "undercut"):
                         if row[f"{column}_low"]:
                             known.append([float(row[column + end]) for end in ("", "_low", "_high")])
                             if column == "difference":

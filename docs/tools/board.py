@@ -48,12 +48,16 @@ class Text:
 
 TEXTS = (Text("library text", "tasks", "stdlib_text"), Text("WikiText-2", "tasks-real", "wikitext"))
 RIVALS = (
-    *(Text("library text", "rivals", "stdlib_text"), Text("WikiText-2", "rivals", "wikitext")),
+    Text("library text", "rivals", "stdlib_text"),
+    Text("WikiText-2", "rivals-wikitext", "wikitext"),
     Text("three works", "rivals-works", "long_text"),
 )
 """The texts of the front page."""
+PART = Text("ten documents of WikiText-2", "rivals", "wikitext")
+"""What all cells of `rivals` were scored on, and not those of the answer alone."""
 ROTARY = (
     Text("library text", "rivals-rotary", "long_text_4096"),
+    Text("WikiText-2", "rivals-rotary", "wikitext"),
     Text("three works", "rivals-rotary-works", "long_text_4096"),
 )
 """The rotary model's texts."""
@@ -69,7 +73,7 @@ class Tables:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.rows: dict[Text, dict[tuple[str, int], Row]] = {}
-        for text in (*TEXTS, *RIVALS, *ROTARY):
+        for text in (*TEXTS, *RIVALS, PART, *ROTARY):
             with (results / text.folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
                 found = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == (text.task, METRIC)]
             self.rows[text] = {(row["cell"], int(row["cap"] or 0)): row for row in found}
@@ -109,3 +113,9 @@ def percent(row: Row, column: str, sign: bool = True, digits: int = 1) -> str:
 def kib(row: Row, column: str = "total_bytes") -> str:
     """Bytes of a row in KiB."""
     return f"{at(row, column) / 1024:,.0f}"
+
+
+def listed(values: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *first, last = values
+    return f"{', '.join(first)} and {last}" if first else last

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from board import FOLDING as FOLDING_SKETCH
-from board import RIVALS, SKETCH, Row, Tables, Text, at, ends, kib, percent, require
+from board import PART, RIVALS, SKETCH, Row, Tables, Text, at, ends, kib, percent, require
+
+from sketch_eval.leaderboard.front import NOBODY
 
 APART = " scope=head"
 HALF = f"{APART} store=float16"
@@ -75,10 +79,10 @@ def answer(tables: Tables) -> list[str]:
     return [
         f"**On the small model and the texts measured so far, a sketch is not worth its bytes.** It ranks as well as "
         f"exact counts that fade in the same way, to within {far:.2f}% of byte perplexity. But where each attention "
-        f"head has its own, the sketches take {sketch} KiB and the counts {counts}. **And to store each number in "
-        f"fewer bits helps more than to choose better which pairs to keep:** a window whose numbers are kept in 4 bits "
-        f"holds three times the pairs in the same bytes, and where it folds its oldest pair it beats every ranking in "
-        f"float16 that knows only what has been read so far. So use:",
+        f"head has its own, the sketches take {sketch} KiB and the counts {counts}. **And "
+        f"to store each number in fewer bits helps more than to choose better which pairs to keep:** a window whose "
+        f"numbers are kept in 4 bits holds three times the pairs in the same bytes, and where it folds its oldest pair "
+        f"it beats every ranking in float16 that knows only what has been read so far. So use:",
         f"in about an eighth of the full cache's bytes, a window of 384 pairs in 4 bits that folds its oldest pair "
         f"(`max_cache_size=384,importance=recency,sinks=0,strategy=aggregate,store=int4`). It loses "
         f"{_losses(tables, FOLDING)} of byte perplexity on the three texts below, and {_losses(tables, EIGHTH)} where "
@@ -86,8 +90,8 @@ def answer(tables: Tables) -> list[str]:
         f"they take {by_sketch} KiB in place of {fold} and lose {_losses(tables, RANKED[2])};",
         f"in a quarter of the bytes, a window of 768 pairs in 4 bits that drops its oldest pair. It loses "
         f"{_losses(tables, QUARTER)};",
-        "on a model with rotary positions, a plain window: on the one in this package neither folding nor a "
-        "ranking loses less of byte perplexity "
+        "on a model with rotary positions, a plain window in 4 bits: on the one in this package neither folding nor a "
+        "ranking is surely better in as many bytes "
         "([texts of 4096 tokens](docs/findings.md#texts-of-4096-tokens-and-rotary-keys)).",
     ]
 
@@ -106,17 +110,64 @@ def table(tables: Tables) -> str:
 
 def every(tables: Tables) -> str:
     """All cells of the tables of rivals, for docs/findings.md, with the share of the way to the clairvoyant."""
-    heads = " | ".join(f"[{text.title}](../results/{text.folder}/leaderboard.md) | way" for text in RIVALS)
-    lines = [f"| pairs | cell | KiB | {heads} |", f"| ---: | --- | ---: |{' --- | ---: |' * len(RIVALS)}"]
-    cells = {key: row for text in RIVALS[::-1] for key, row in tables.rows[text].items() if key[0] != "full"}
+    texts = (RIVALS[0], PART, *RIVALS[1:])
+    lines = [_head(texts, " | way"), f"| ---: | --- | ---: |{' --- | ---: |' * len(texts)}"]
+    cells = {key: row for text in texts[::-1] for key, row in tables.rows[text].items() if key[0] != "full"}
     for (cell, cap), row in sorted(cells.items(), key=lambda one: (one[0][1] or 1024, at(one[1], "difference"))):
         shown = []
-        for text in RIVALS:
+        for text in texts:
             found = tables.rows[text].get((cell, cap))
             shown += [percent(found, "difference"), _way(found)] if found else ["", ""]
-        name = cell.removesuffix(HALF).removesuffix(" store=float16").replace(APART, "")
-        lines.append(f"| {cap or 'all'} | {name} | {kib(row)} | {' | '.join(shown)} |")
+        lines.append(f"| {cap or 'all'} | {_short(cell)} | {kib(row)} | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def fronts(tables: Tables) -> str:
+    """The cells that no other one of no more bytes undercuts on some text, for docs/findings.md.
+
+    Raises:
+        NotSoError: the tables do not say what that page says of them.
+    """
+    spared = [
+        (text.title, cell, cap)
+        for text in RIVALS
+        for (cell, cap), row in tables.rows[text].items()
+        if row["undercut_by"] == NOBODY and (row["kind"] == "sketch" or (row["store"] == "float16" and row["cap"]))
+    ]
+    told = {
+        "of the sketches and of what is bounded in float16 one alone is not undercut": [
+            spared == [("three works", RANKED[2][0], RANKED[2][1])]
+        ],
+        "what the front page says to use is undercut nowhere": [
+            row["undercut_by"] == NOBODY for cell in (FOLDING, QUARTER) for row in _rows(tables, cell)
+        ],
+    }
+    require(told, "docs/findings.md")
+    lines = [_head(RIVALS), f"| ---: | --- | ---: |{' --- |' * len(RIVALS)}"]
+    cells = {key: row for text in RIVALS for key, row in tables.rows[text].items() if row["undercut_by"] == NOBODY}
+    for (cell, cap), row in sorted(cells.items(), key=lambda one: at(one[1], "total_bytes")):
+        shown = [_undercut(tables, text, tables.rows[text].get((cell, cap))) for text in RIVALS]
+        lines.append(f"| {cap or 'all'} | {_short(cell)} | {kib(row)} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _undercut(tables: Tables, text: Text, row: Row | None) -> str:
+    if row is None or not row["undercut_by"]:
+        return ""
+    if row["undercut_by"] == NOBODY:
+        return "not undercut"
+    (by,) = (other for other in tables.rows[text].values() if other["row"] == row["undercut_by"])
+    return f"{percent(row, 'undercut')} over {by['cap'] or 'all'} {_short(by['cell'])}"
+
+
+def _head(texts: Sequence[Text], more: str = "") -> str:
+    heads = " | ".join(f"[{text.title}](../results/{text.folder}/leaderboard.md){more}" for text in texts)
+    return f"| pairs | cell | KiB | {heads} |"
+
+
+def _short(cell: str) -> str:
+    """A cell's name without what all cells of the tables of rivals share."""
+    return cell.removesuffix(HALF).removesuffix(" store=float16").replace(APART, "")
 
 
 def _way(row: Row) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import front
@@ -33,6 +33,7 @@ from board import (
     at,
     ends,
     kib,
+    listed,
     percent,
     require,
 )
@@ -48,13 +49,8 @@ DROPPING = ("streaming", "tova", "h2o", EXACT, SKETCH)
 """What drops, and chooses otherwise than by age alone."""
 
 
-def _listed(values: Iterable[str]) -> str:
-    *first, last = values
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def _of_texts(spell: Callable[[Text], str]) -> str:
-    return _listed(f"{spell(text)} on {text.title}" for text in TEXTS)
+    return listed(f"{spell(text)} on {text.title}" for text in TEXTS)
 
 
 def filled(sentences: str, indent: str = "") -> str:
@@ -98,12 +94,12 @@ def claims(tables: Tables) -> str:
     by_text = dict(zip(TEXTS, _losses(tables, "window", SAME_BYTES[CAP]), strict=True))
     better = _of_texts(lambda text: percent(tables.row(text, OLDEST, CAP), "to_window", False))
     folding, counts = (_compared(tables, cell) for cell in (FOLDING, "h2o"))
-    caps = _listed(map(str, CAPS))
+    caps = listed(map(str, CAPS))
     lines = (
         f"*Sketch or exact counts?* The largest of their paired differences over caps of {caps} is "
         f"{percent(worst, 'to_exact', digits=3)}.",
         f"*Sketch or more pairs?* A window of {SAME_BYTES[CAP]} pairs has the bytes of the sketch at {CAP}. It loses "
-        f"{_of_texts(by_text.__getitem__)}; the sketch that drops loses {_listed(_losses(tables, SKETCH))}.",
+        f"{_of_texts(by_text.__getitem__)}; the sketch that drops loses {listed(_losses(tables, SKETCH))}.",
         f"*Drop or fold?* At {CAP} pairs, folding the oldest is better than dropping it by {better}. It is better "
         f"beyond doubt at caps of {caps}.",
         f"*Does a ranking help the folding?* Against folding the oldest at {CAP} pairs, the sketch that folds is "
@@ -122,7 +118,7 @@ def _compared(tables: Tables, cell: str) -> str:
         word = "better" if at(row, "to_reference") < 0 else "worse"
         by = percent(row, "to_reference", False)
         said.append(f"{word} by {by} on {text.title}" if sure else f"not told apart on {text.title} ({by})")
-    return _listed(said)
+    return listed(said)
 
 
 def _losses(tables: Tables, cell: str, cap: int = CAP) -> list[str]:
@@ -150,6 +146,7 @@ BLOCKS: dict[str, Callable[[Tables], str]] = {
     "claims": claims,
     "every": every,
     "rivals": front.every,
+    "fronts": front.fronts,
     "rotary": rotary.every,
     "facts": rotary.facts,
 }

@@ -1,4 +1,4 @@
-"""The columns of a row, each group of them out of what decides it."""
+"""The columns of a row: of the cell, of its score and of its differences to other cells, and of its bytes."""
 
 from __future__ import annotations
 

@@ -179,13 +179,13 @@ function csv() {
   const view = rows(), ends = new Set(["value", "difference", "to_window", "to_exact", "to_reference", "way", "undercut"]);
   const head = ["cell", "cap", "kind", "method", "task", "metric", "row", "mark", "rank"], lines = [];
   const numbers = columns.filter(({ key, subject: other }) => other === undefined && !["rank", "cell", "cap"].includes(key));
-  for (const { key } of numbers) head.push(key, ...(ends.has(key) ? [`${key}_low`, `${key}_high`] : []));
+  for (const { key } of numbers) head.push(key, ...(ends.has(key) ? [`${key}_low`, `${key}_high`] : []), ...(key === "undercut" ? ["undercut_by"] : []));
   for (const i of filtered(view)) {
     const { mark, row } = subject().columns;
     const line = [cells.cell[i], cells.cap[i], cells.kind[i], cells.method[i], state.task, state.metric, row[i], mark[i], view.ranks.get(i)];
     for (const column of numbers) {
-      const [, value, low, high] = entry(column, i, view.ranks) ?? [];
-      line.push(value, ...(ends.has(column.key) ? [low, high] : []));
+      const [, value, low, high, by] = entry(column, i, view.ranks) ?? [];
+      line.push(value, ...(ends.has(column.key) ? [low, high] : []), ...(column.key === "undercut" ? [by] : []));
     }
     lines.push(line);
   }

@@ -16,6 +16,7 @@ import vl_convert
 from markupsafe import Markup
 
 from sketch_eval.leaderboard import plots, views
+from sketch_eval.leaderboard.front import NOBODY
 from sketch_eval.leaderboard.numbers import brief, change, more, percent, scored, short, size, way, whole
 from sketch_eval.leaderboard.row import or_null
 from sketch_eval.leaderboard.views import Subject
@@ -43,7 +44,11 @@ OF_SUBJECT = [
     Column("to_exact", "Δ exact [95%]", note="difference to the same cell with exact scores"),
     Column("to_reference", "Δ reference [95%]", note="difference to the grid's reference"),
     Column("way", "way to clairvoyant", note="share of the way from window to clairvoyant"),
-    Column("undercut", "Δ undercut [95%]", note="difference to a cell of no more bytes that is surely better"),
+    Column(
+        "undercut",
+        "better at no more bytes",
+        note="a cell of no more bytes that is surely better, and the difference to it",
+    ),
     Column("binding", "binding", note="share of requests that lost a pair"),
     Column("spread", "spread of seeds"),
 ]
@@ -301,6 +306,8 @@ def _entry(key: str, record: dict[str, Any]) -> list[Any] | None:
         low, high = record["spread_low"], record["spread_high"]
         return None if math.isnan(low) else [f"{short(low)} to {short(high)}", _round(high - low)]
     value = record[key]
+    if key == "undercut" and record["undercut_by"] == NOBODY:
+        return ["none", None, None, None, NOBODY]
     if math.isnan(value) or (key == "difference" and not record["bound"]):
         return None
     if key == "binding":
@@ -308,7 +315,8 @@ def _entry(key: str, record: dict[str, Any]) -> list[Any] | None:
     low, high = record[f"{key}_low"], record[f"{key}_high"]
     text = {"value": scored, "way": way}.get(key)
     said = text(value, low, high) if text else change(record["unit"], value, low, high)
-    return [said, *(_round(number) for number in (value, low, high))]
+    ends = [_round(number) for number in (value, low, high)]
+    return [said, *ends] if key != "undercut" else [f"{record['undercut_by']}: {said}", *ends, record["undercut_by"]]
 
 
 @cache

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row; every number of it is decided by what `reproduce` is given, so two runs of one sweep write equal rows.
+    """A row; two runs of one sweep write equal rows.
+
+    What it says of other cells (`to_…`, `way`, `undercut`) is decided by these too, all else by what `reproduce` is
+    given.
 
     Attributes:
         row: its name, ten hexadecimal digits: what `sketch-eval reproduce` takes.
@@ -40,10 +43,11 @@ class Row:
         way, way_low, way_high: which share of the way from the `window` of its cap and store to the clairvoyant of its
             cap, store and scope it goes, 0 to 1 and beyond (docs/design.md §9). NaN where the grid has not both, and
             where the second is not better than the first beyond doubt.
-        undercut_by: the row of a cell of no more bytes on the same task and metric that is surely better, by a 95%
-            interval paired by document; of several, the one that is better by the most standard errors. `none` where
-            there is no such cell, so that the row is on the front of loss against bytes; empty where the row was not
-            compared: what bound nothing, what foresees the text, and the baseline.
+        undercut_by: the row of another cell of the sweep that has no more bytes and is surely better on the same task
+            and metric (`front.undercut`), the full cache and cells that bound nothing included. `none` where there is
+            no such cell, because none is better or because the documents do not tell. Empty where it was not asked:
+            of the baseline, of what bound nothing or has read the text before, of one document alone, and while runs
+            of the task are missing.
         undercut, undercut_low, undercut_high: the difference to that cell, as the others.
         spread_low, spread_high: least and greatest value among the seeds; NaN with one seed.
         binding: share of requests for which a pair was evicted, hidden or kept in other numbers, 0 to 1.

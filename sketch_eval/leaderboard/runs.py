@@ -105,16 +105,22 @@ class Sweep:
         Cells that are one computation have a row each; all but the first say whose run they show.
         """
         first: dict[tuple[Any, ...], str] = {}
-        able: defaultdict[tuple[str, str, bool], list[Entry]] = defaultdict(list)
+        compared: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
+        more_is_better: dict[tuple[str, str], bool] = {}
         rows = []
         for cell, task, jobs, records in self._finished():
             for row, score in self._rows(cell, task, jobs, records):
                 shown = first.setdefault((*jobs, row.metric), row.row)
                 rows.append(row if shown == row.row else replace(row, same_as=shown))
-                if row.bound and not cell.foresees:
-                    entry = Entry(row.row, tuple(jobs), row.total_bytes, score)
-                    able[task, row.metric, row.higher_is_better].append(entry)
-        columns = {row: found for (*_, higher), some in able.items() for row, found in undercut(some, higher).items()}
+                if not cell.foresees:
+                    more_is_better[task, row.metric] = row.higher_is_better
+                    entry = Entry(row.row, tuple(jobs), row.total_bytes, score, asked=row.bound and row.documents > 1)
+                    compared[task, row.metric].append(entry)
+        columns: dict[str, dict[str, Any]] = {}
+        waiting = {job.task for job in self.missing}
+        for (task, metric), entries in compared.items():
+            if task not in waiting:
+                columns |= undercut(entries, more_is_better[task, metric])
         return [replace(row, **columns.get(row.row, {})) for row in rows]
 
     def timings(self) -> list[dict[str, Any]]:

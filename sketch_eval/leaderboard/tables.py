@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,11 @@ ENTRIES = (
     "In the tables “share of the way”: which part of the gap between `window` and `clairvoyant`, a ranking that has "
     "read the text before, a cell closes at the same cap, store and scope, in log-likelihood (of an accuracy in right "
     "answers), paired by document. It is left out where the gap is not there beyond doubt.",
-    "In the tables “undercut”: the cell of no more bytes that is surely better, and the difference to it, paired by "
-    "document; of several such cells the one that is better by the most standard errors. `front` marks a cell that no "
-    "other undercuts. What has read the text before takes no part. Each comparison is at 95% for itself, and a cell is "
-    "compared with all that have no more bytes.",
+    "In the tables “is another cell better”: a cell that has no more bytes and is surely better, and the difference to "
+    "it, paired by document. Surely: by more standard errors than chance gives any of the cells that it is compared "
+    "with, at 95%. Of several such cells it is the best one of those that no other undercuts. `not undercut` marks a "
+    "cell without such a one, because none is better or because the documents do not tell. What has read the text "
+    "before takes no part.",
 )
 
 
@@ -123,13 +125,7 @@ def markdown(rows: list[Row], about: dict[str, Any], pictures: Sequence[Path] = 
     for row in rows:
         groups[_family(row)][row.task, row.metric] = None
     places = list(dict.fromkeys(_place(row) for row in sorted(rows, key=_by_cap)))
-    names = {row.row: " ".join(_place(row)).strip() for row in rows}
-
-    def undercut(row: Row) -> str:
-        if row.undercut_by == NOBODY:
-            return "front"
-        off = change(row.unit, row.undercut, row.undercut_low, row.undercut_high)
-        return f"{names[row.undercut_by]}: {off}"
+    names = names_of(rows)
 
     found = {(row.task, row.metric, *_place(row)): row for row in rows}
     for (group, metric), columns in groups.items():
@@ -152,8 +148,8 @@ def markdown(rows: list[Row], about: dict[str, Any], pictures: Sequence[Path] = 
             page.append(_section(title, list(columns), places, ways, way_gone))
         told = {key: row for key, row in found.items() if key[:2] in columns and row.undercut_by and not row.same_as}
         if told and any(about["tasks"][task]["primary"] == one for task, one in columns):
-            title = f"{group}: {metric}, undercut by a cell of no more bytes"
-            page.append(_section(title, list(columns), places, told, undercut))
+            title = f"{group}: {metric}, is another cell of no more bytes better?"
+            page.append(_section(title, list(columns), places, told, partial(beaten, names)))
     page.append(_bytes({_place(row): row for row in sorted(rows, key=_by_cap)}))
     return "\n".join(page)
 
@@ -186,6 +182,18 @@ def choice(row: Row) -> str:
 def way_gone(row: Row) -> str:
     """A row's share of the way from `window` to `clairvoyant` as an entry of a table."""
     return way(row.way, row.way_low, row.way_high)
+
+
+def beaten(names: dict[str, str], row: Row) -> str:
+    """Which cell undercuts a row, by its name, and the row's difference to it, as an entry of a table."""
+    if row.undercut_by == NOBODY:
+        return "not undercut"
+    return f"{names[row.undercut_by]}: {change(row.unit, row.undercut, row.undercut_low, row.undercut_high)}"
+
+
+def names_of(rows: list[Row]) -> dict[str, str]:
+    """By row, its cap and cell in words."""
+    return {row.row: " ".join(_place(row)).strip() for row in rows}
 
 
 def _by_cap(row: Row) -> float:

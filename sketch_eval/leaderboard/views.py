@@ -19,7 +19,7 @@ MAIN = "byte_perplexity"
 """The metric that a text is shown by where it has it: the one that texts and models of all kinds share."""
 KEY = ["cell", "cap"]
 KEPT = """row cell cap kind importance unit higher_is_better documents spread_low spread_high binding bound same_as
-    total_bytes width depth""".split()
+    undercut_by total_bytes width depth""".split()
 ASIDE = 0.03
 """Share of a plot's axis by which points of equal bytes stand aside, so that they do not hide each other."""
 POINT = "panel name method at x y low high far front label said bytes n".split()
@@ -115,12 +115,16 @@ def opening_cap(rows: pd.DataFrame, table: pd.DataFrame) -> float | None:
 def cells(rows: pd.DataFrame, subject: Subject) -> pd.DataFrame:
     """One row a cell and cap, with those columns of `Row` that are read, and `lost`, `method`, `foresees` and `of`.
 
+    undercut_by is the cap and cell of the row that undercuts this one, in words, or `none`.
     lost is the difference to the full cache with the sign that makes more of it worse, and lost_low and lost_high its
     interval; `of` the number of tasks. A group's numbers are the means over its tasks, of cells that have all of them,
     without intervals: those of its tasks are not independent where they share documents.
     """
     own = rows[(rows["metric"] == subject.metric) & rows["task"].isin(subject.tasks) & rows["value"].notna()]
     own = own[[*KEPT, *(f"{name}{end}" for name in NUMBERS for end in ("", "_low", "_high"))]].assign(of=1)
+    caps = own["cap"].map(lambda cap: "" if math.isnan(cap) else f"{cap:g} ")
+    names = dict(zip(own["row"], caps + own["cell"], strict=True))
+    own["undercut_by"] = own["undercut_by"].map(lambda row: names.get(row, row))
     if subject.grouped:
         own = _mean(own, len(subject.tasks))
     turned = own["higher_is_better"].astype(bool)
@@ -153,6 +157,7 @@ def _mean(own: pd.DataFrame, tasks: int) -> pd.DataFrame:
         same = "group" if (group["same_as"].fillna("") != "").all() else ""
         made.append(
             first | numbers | {"value": value, "difference": difference, "same_as": same, "row": "", "of": tasks}
+            | {"undercut_by": ""}
             | {"binding": group["binding"].mean(), "bound": bool(group["bound"].any())}
             | {"documents": int(group["documents"].sum()), "spread_low": math.nan, "spread_high": math.nan}
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """Scores over documents, and their intervals."""
 
 from sketch_eval.statistics.intervals import (
+    LEVEL,
     Unit,
     difference,
     interval,
@@ -16,6 +17,7 @@ from sketch_eval.statistics.scores import AGGREGATIONS, Array, Score, average
 
 __all__ = [
     "AGGREGATIONS",
+    "LEVEL",
     "Array",
     "Score",
     "Unit",

@@ -29,6 +29,9 @@ TELLING = 16
 """Documents that must differ at all, where not all do: of thousands in which a cap binds three, most resamples hold one
 or two of the three, and their standard errors say nothing."""
 
+ROUNDING = 1e-12
+"""Relative difference that rounding may make of equal numbers."""
+
 Unit = Literal["percent", "points"]
 
 _NONE = (float("nan"), float("nan"))
@@ -75,18 +78,21 @@ def difference(score: Score, base: Score, seed: int = 0) -> tuple[float, float, 
 
 
 def steps(score: Score, base: Score) -> float:
-    """How many standard errors a score's mean is over another one's, paired by document: quick, for sorting.
+    """By how many standard errors a score is over another one, paired by document, in what the metric sums.
 
-    In what the metric sums (log-likelihoods, right answers), so that more is better of a perplexity too; 0 where all
-    documents have the same, and infinite where all differ by the same.
+    That is log-likelihoods for a perplexity, so that more is better there too. It is 0 where the two have the same in
+    all documents, up to rounding, and infinite where they are off by one and the same in all of several.
 
     Raises:
         ValueError: the two are not of the same documents or kind, or no document counts.
     """
     check_pair(score, base)
     (mine, weights), (its, _) = score.counted(), base.counted()
-    ratio, error, _ = _error(mine - its, weights)
-    return ratio / error if error > 0 else math.copysign(math.inf, ratio) if ratio else 0.0
+    above = mine - its
+    if len(above) < 2 or np.abs(above).max() <= ROUNDING * max(np.abs(mine).max(), np.abs(its).max()):
+        return 0.0
+    ratio, error, _ = _error(above, weights)
+    return ratio / error if error > 0 else math.copysign(math.inf, ratio)
 
 
 def share(score: Score, floor: Score, ceiling: Score, seed: int = 0) -> tuple[float, float, float]:
@@ -129,7 +135,7 @@ def ratio_interval(above: Array, below: Array, seed: int = 0) -> tuple[float, fl
     ratio, error, rest = _error(above, below)
     if count == 1 or not math.isfinite(error):
         return _NONE
-    spread = np.abs(rest).max() > 1e-12 * np.abs(above).max()  # Beyond what rounding makes of equal ratios.
+    spread = np.abs(rest).max() > ROUNDING * np.abs(above).max()
     if not spread:
         return ratio, ratio
     few = count < FEWEST or np.count_nonzero(above) < min(count, TELLING)
