@@ -70,6 +70,7 @@ COST: tuple[tuple[str, int, int], ...] = (
     ("HMMA", 8, 34),
     ("MUFU", 8, 24),
     ("SHFL", 4, 24),
+    ("REDUX", 8, 30),
     ("LDSM|LDS|STS", 4, 28),
     ("LDG|LD|STG|ST|RED|ATOM|ATOMG|LDGSTS", 4, 0),  # The latency is the device's.
     ("F2F|I2F|F2I|F2FP|I2FP", 4, 12),
@@ -167,7 +168,7 @@ def phases(built: Built) -> list[tuple[tuple[str, ...], float]]:
         [loop for loop in multiplied if loop[0] < step[0]],
         [loop for loop in multiplied if loop[0] > step[1]],
     )
-    fresh, every = math.ceil((plan.cap + plan.chunk) / plan.block), math.ceil(plan.used / plan.block)
+    fresh, every = math.ceil((plan.fresh + plan.chunk) / plan.block), math.ceil(plan.columns / plan.block)
     tiles = plan.chunk / 16 * plan.block / 8 * plan.head_dim / 16 / plan.warps  # Matrix instructions of a turn.
     found = []
 
@@ -180,9 +181,9 @@ def phases(built: Built) -> list[tuple[tuple[str, ...], float]]:
         add(loop, (plan.heads if number else plan.queries) * fresh, tiles)
     for loop in after[:1]:
         add(loop, plan.queries * every, 2 * tiles)  # Weights come in two halves.
-    if plan.fold:  # The products of the keys that are left move to the front.
-        moving = (loop for loop in inner if loop not in multiplied and loop[0] > step[1])
-        found += [(body, plan.cap / plan.chunk) for _, _, body in list(moving)[:1]]
+    # Weights go to the columns of their pairs: 16 rows of a warp a turn.
+    spreading = (loop for loop in inner if loop not in multiplied and loop[0] > step[1])
+    found += [(body, plan.queries * plan.chunk / 16 / plan.warps) for _, _, body in list(spreading)[:1]]
     rest = (
         code
         for index, code in enumerate(whole)
@@ -211,10 +212,12 @@ def scan(built: Built, device: Device, rows: int) -> Scan:
     products = sum(together(body, times)[0] for body, times in phases(built)) / plan.chunk
     chunks = LENGTH / plan.chunk
 
-    # Bytes: vectors gathered for each chunk, and logits and weights, each written once and read once.
-    vectors = chunks * plan.heads * 2 * plan.used * HEAD_DIM * 2
-    numbers = LENGTH * plan.queries * plan.used * 4 * 4
-    scratch = rows * plan.queries * plan.chunk * plan.used * 4
+    # Bytes: vectors gathered for each chunk; logits and weights, each written once and read once, those of the chunk's
+    # own pairs three times more, for they go to slots and come back from there.
+    own = plan.columns - plan.fresh
+    vectors = chunks * plan.heads * (2 * plan.columns) * HEAD_DIM * 2
+    numbers = LENGTH * plan.queries * (4 * plan.fresh + 2 * plan.chunk + 3 * own) * 4
+    scratch = rows * plan.queries * plan.chunk * plan.columns * 4
     speed = device.cache if scratch < device.second else device.memory
     moving = rows * (vectors / device.cache + numbers / speed) / STREAM / 1e12
     pool = rows * plan.heads * (LENGTH * (2 if plan.fold else 1) + plan.cap) * HEAD_DIM * 2 * 2 * 2

@@ -9,11 +9,16 @@ pair changes no product of a query with a key. So a program takes a chunk of tok
    step touches no key and no value, so it costs a few reductions over a vector of numbers.
 3. `output_chunk`: the weights of the chunk's queries times the values, as matrix products.
 
-Pairs are *columns* of these products: [0, cap) the store's, [cap, cap + chunk) the chunk's, and behind them, where
-victims are folded, what folding makes of two columns: a new one, while both leave. Since products are linear, its
-products are the means of theirs; that holds for the keys' products with each other too, of which cosines are made. No
-column's vectors ever change, so what a query saw is what the matrix products take. After a chunk the columns that are
-left move to the front, by their places in the pool of vectors, which stay where they are.
+Pairs are *columns* of these products: [0, cap) the store's slots, [NEW, NEW + chunk) the chunk's tokens and behind
+them, where victims are folded, what folding makes of two pairs. A step works on vectors of the slots alone, and beside
+them on the newest pair, which is a number: of a cap and one pairs that a query sees, it is the one. Then the newest
+takes the slot that came free, and its products with the queries to come are copied to that slot's column, so that the
+steps read lines. No column's vectors ever change while the matrix products take them: `drawn` says where they lie.
+After the steps, `spread` gives the weights in a slot to the columns of the pairs that stood in it, one after the other.
+
+A folded pair's products are the means of the two pairs', since products are linear; that holds for the keys' products
+with each other too, of which cosines are made. It takes the survivor's slot, and the newest takes the victim's. Where
+one of the two is the newest itself, the pair that is made takes the other's slot.
 """
 
 from __future__ import annotations
@@ -22,37 +27,42 @@ import triton
 import triton.language as tl
 
 from sketch_eval.execution.triton import plan
+from sketch_eval.execution.triton.fold import fold
 from sketch_eval.execution.triton.parts import (
     NONE,
     divide_table,
+    from_order,
     gram_rows,
-    mix,
     oldest_least,
     order_key,
     output_chunk,
+    read_ahead,
     read_table,
     score_chunk,
+    spread,
+    to_order,
+    with_nan,
 )
 
 COUNT_MIN, EXACT, LAST = tl.constexpr(plan.COUNT_MIN), tl.constexpr(plan.EXACT), tl.constexpr(plan.LAST)
 FIXED, KNORM = tl.constexpr(plan.FIXED), tl.constexpr(plan.KNORM)
 NEVER = tl.constexpr(2**63 - 1)
 FIRST = tl.constexpr(-(2**63))
-MAX_GAIN = tl.constexpr(2.0**40)
+MAX_GAIN = tl.constexpr(2.0**plan.LOG_GAIN)
 
 
 # Compiled once for a cell and a model, whatever the lengths of texts.
 @triton.jit(do_not_specialize=plan.VARYING)
 def scan(  # type: ignore[no-untyped-def]
     q, keys, values, out, columns, count, seen, new_scores, cells, table,
-    src, own, positions, scores, counts, moves, logits, gram, victims, survivors, hidden,
+    src, own, positions, scores, counts, drawn, stands, logits, gram, victims, survivors, hidden,
     length, places, slots, width, q_batch, q_head, q_token, out_batch, out_head, out_token, units,
     scaling, decay, sinks, recent, visible, visible_sinks, visible_recent, zero,
     SOURCE: tl.constexpr, FOLD: tl.constexpr, HIDE: tl.constexpr, FADES: tl.constexpr, BY_AGE: tl.constexpr,
     HALF: tl.constexpr,
     CAP: tl.constexpr, HEADS: tl.constexpr, QUERIES: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
-    HP: tl.constexpr, QP: tl.constexpr, B: tl.constexpr, W: tl.constexpr, BW: tl.constexpr,
-    DEPTH: tl.constexpr, RP: tl.constexpr, WARPS: tl.constexpr,
+    HP: tl.constexpr, QP: tl.constexpr, B: tl.constexpr, S: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr,
+    BW: tl.constexpr, DEPTH: tl.constexpr, RP: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """One row of a layer's state and the tokens that arrive in it; `run.advance` says what it is given.
 
@@ -61,15 +71,14 @@ def scan(  # type: ignore[no-untyped-def]
     `[batch, length]`: the tokens that are no padding, of which there are count int32 `[batch]` after seen int32
     `[batch]`.
     new_scores float32 `[rows, length]`; cells int32 `[rows, slots + length, DEPTH]`; table float32 `[rows, DEPTH,
-    width]`. src (place of a column's vectors), own (place of its item), positions, scores, counts: `[rows, W]`, the
-    state, pairs leading. moves int32 `[rows, W]`, logits float32 `[rows, QUERIES, B, W]`, gram float32 `[rows, 2, W,
-    W]`: scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
+    width]`. src (place of the vectors of a slot's pair), own (place of its item), positions, scores, counts: `[rows,
+    W]`, the state, pairs leading. drawn int32 `[rows, W]` (place of a column's vectors), stands int32 `[rows, 2, B]`
+    (the slot that a token took, and what folding made at its step), logits float32 `[rows, QUERIES, B, W]`, gram
+    float32 `[rows, W, W]`: scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
     """
     row = tl.program_id(0).to(tl.int64)
     batch, unit = row // units, row % units
     GROUP: tl.constexpr = QUERIES // HEADS
-    USED: tl.constexpr = CAP + (2 if FOLD else 1) * B
-    NEW: tl.constexpr = CAP + B
     q += batch * q_batch + unit * QUERIES * q_head
     out += batch * out_batch + unit * QUERIES * out_head
     keys += row * HEADS * places * D
@@ -83,21 +92,23 @@ def scan(  # type: ignore[no-untyped-def]
     positions += row * W
     scores += row * W
     counts += row * W
-    moves += row * W
+    drawn += row * W
+    stands += row * 2 * B
     logits += row * QUERIES * B * W
-    gram += row * 2 * W * W
-    spare = gram + W * W
+    gram += row * W * W
     victims += row * length
     survivors += row * length
     hidden += row * length
 
     tokens = tl.load(count + batch)
     start = tl.load(seen + batch)
-    col, h, r, i = tl.arange(0, W), tl.arange(0, QP), tl.arange(0, RP), tl.arange(0, B)
-    rows_of_table = table + (r % DEPTH)[:, None] * width  # A sketch of three rows reads its first one twice.
-    held = tl.sum((tl.load(positions + col, mask=col < CAP, other=-1) >= 0).to(tl.int32))
+    col, h, r, i = tl.arange(0, S), tl.arange(0, QP), tl.arange(0, RP), tl.arange(0, B)
+    table_rows = table + (r % DEPTH) * width  # A sketch of three rows reads its first one twice.
+    old = col < CAP
+    held = tl.sum((tl.load(positions + col, mask=old, other=-1) >= 0).to(tl.int32))
     gain = tl.full((), 1.0, tl.float32)  # The table holds `gain` times its weights: decay need not touch every cell.
-    taken = (h < QUERIES)[:, None] & (col < USED)[None, :]
+    line_at = logits + h * (B * W)
+    taken = (h < QUERIES)[:, None] & (col < NEW)[None, :]
 
     if FOLD and held > 0:  # The products of the pairs that were there before; they are carried along from here on.
         for first in range(0, CAP, B):
@@ -105,189 +116,175 @@ def scan(  # type: ignore[no-untyped-def]
 
     for chunk in range(0, tokens, B):
         steps = tl.minimum(tokens - chunk, B)
+        began = start + chunk
 
         # The chunk's tokens take their columns.
-        old, fresh = col < CAP, (col >= CAP) & (col < CAP + steps)
-        token = tl.load(columns + chunk + col - CAP, mask=fresh, other=0)
         position = tl.load(positions + col, mask=old, other=-1)
-        position = tl.where(fresh, start + chunk + col - CAP, position)
         score = tl.load(scores + col, mask=old, other=0.0)
-        if SOURCE >= FIXED:
-            score = tl.where(fresh, tl.load(new_scores + token, mask=fresh, other=0.0), score)
         place = tl.load(src + col, mask=old, other=-1)
-        place = tl.where(fresh, slots + token, tl.where(old & (position >= 0), place, -1))
-        tl.store(src + col, place)
-        logn = tl.zeros((W,), tl.float32)
+        place = tl.where(position >= 0, place, -1)
+        arriving = tl.load(columns + chunk + i, mask=i < steps, other=0)
+        arriving = tl.where(i < steps, slots + arriving, -1)
+        tl.store(drawn + col, place, mask=col < NEW)
+        tl.store(drawn + NEW + i, arriving)
+        tl.store(stands + i, -1)
+        item = place
+        logn = tl.zeros((S,), tl.float32)
+        norm = tl.zeros((S,), tl.float32)
         if FOLD:
-            n = tl.load(counts + col, mask=old, other=1.0)
-            logn = tl.log(n)
-            tl.store(counts + col, n)
-            item = tl.where(old, tl.load(own + col, mask=old, other=-1), place)
-            tl.store(own + col, item)
-        else:
-            item = place
-        cell = tl.zeros((RP, W), tl.int32)
+            logn = tl.log(tl.load(counts + col, mask=old & (position >= 0), other=1.0))
+            item = tl.load(own + col, mask=old & (position >= 0), other=-1)
+            tl.store(src + NEW + i, arriving)
+            tl.store(own + NEW + i, arriving)
+            tl.store(counts + NEW + i, 1.0)
+            tl.store(drawn + NEW + B + i, -1)
+            tl.store(stands + B + i, -1)
+        cell = tl.zeros((RP, S), tl.int32)
+        new_cell = tl.zeros((RP,), tl.int32)
+        new_score = tl.full((), 0.0, tl.float32)
         estimate = score
+        token = tl.load(columns + chunk)
         if SOURCE == COUNT_MIN:
             if gain > MAX_GAIN:
                 divide_table(table, gain, DEPTH * width)
                 gain = tl.full((), 1.0, tl.float32)
             at_cells = cells + item[None, :] * DEPTH + (r % DEPTH)[:, None]
             cell = tl.load(at_cells, mask=(item >= 0)[None, :], other=0)
+            new_cell = tl.load(cells + (slots + token) * DEPTH + r % DEPTH)
             if HIDE:
-                estimate = read_table(rows_of_table + cell, zero, WARPS)
+                estimate = read_table(table_rows[:, None] + cell, zero, WARPS)
+        if SOURCE >= FIXED:
+            new_score = tl.load(new_scores + token)
         tl.debug_barrier()
         score_chunk(
-            q, keys, src, columns, logits, chunk, steps, scaling, q_head, q_token, places,
-            QUERIES, GROUP, D, DP, B, W, BW, NEW, HALF,
+            q, keys, drawn, columns, logits, chunk, steps, scaling, q_head, q_token, places,
+            QUERIES, GROUP, D, DP, B, W, BW, NEW + B, HALF,
         )  # fmt: skip
-        norm = tl.zeros((W,), tl.float32)
         if FOLD:
-            gram_rows(keys, src, gram, CAP, places, HEADS, D, DP, B, W, BW, NEW, HALF)
-            tl.debug_barrier()
-            norm = tl.sqrt(tl.load(gram + col * (W + 1), mask=position >= 0, other=0.0))
+            gram_rows(keys, drawn, gram, NEW, places, HEADS, D, DP, B, W, BW, NEW + B, HALF)
         tl.debug_barrier()
+        if FOLD:
+            norm = tl.sqrt(tl.load(gram + col * (W + 1), mask=position >= 0, other=0.0))
 
-        at = logits + h[:, None] * (B * W) + col[None, :]
-        line = tl.load(at, mask=taken, other=0.0)
+        line = tl.load(line_at[:, None] + col[None, :], mask=taken, other=0.0)
+        newest = tl.load(line_at + NEW, mask=h < QUERIES, other=0.0)
+        next_line, next_newest, next_own, to_come = read_ahead(line_at, 0, steps, QUERIES, B, S, NEW, W)
+        next_token = tl.load(columns + chunk + 1, mask=steps > 1, other=0)
         for step in range(steps):
             # 1. Append: a pair is there from its own token on.
-            t = start + chunk + step
+            t = began + step
             now = chunk + step
-            live = (position >= 0) & (position <= t)
+            mine = NEW + step  # The newest pair's column.
+            live = position >= 0
             age = t - position
-            held += 1
 
             # 2. Rank and attend.
             seen_now = live
-            if HIDE:
+            if HIDE:  # The newest is the first that it sees.
                 worth = estimate / (age + 1).to(tl.float32) if BY_AGE else estimate
                 worth = tl.where(worth == worth, worth, float("-inf"))
                 guarded = (position < visible_sinks) | (age < visible_recent)
                 order = tl.where(guarded, FIRST + 1 + age.to(tl.int64), order_key(-worth, position, col))
-                order = tl.where(live, tl.where(age == 0, FIRST, order), NEVER)
-                last = tl.sum(tl.where(col == visible - 1, tl.sort(order), 0))
-                seen_now = live & (order <= last)
-                tl.store(hidden + now, tl.sum(live.to(tl.int32)) - tl.sum(seen_now.to(tl.int32)))
+                order = tl.where(live, order, NEVER)
+                last = tl.sum(tl.where(col == visible - 2, tl.sort(order), 0))
+                seen_now = live & (order <= last) & (visible > 1)
+                tl.store(hidden + now, held - tl.sum(seen_now.to(tl.int32)))
             logit = line + logn[None, :] if FOLD else line
-            if not FOLD:  # The next token's, which folding may change yet.
-                line = tl.load(at + (step + 1) * W, mask=taken & (step + 1 < steps), other=0.0)
             logit = tl.where(seen_now[None, :], logit, float("-inf"))
-            weight = tl.exp(logit - tl.max(logit, axis=1)[:, None])
-            weight = weight / tl.sum(weight, axis=1)[:, None]
-            tl.store(at + step * W, weight, mask=taken)
+            highest = tl.maximum(from_order(tl.max(to_order(logit), axis=1)), newest)
+            weight = tl.exp(logit - highest[:, None])
+            new_weight = tl.exp(newest - highest)
+            part = 1.0 / (tl.sum(weight, axis=1) + new_weight)
+            weight = weight * part[:, None]
+            new_weight = new_weight * part
+            tl.store(line_at[:, None] + step * W + col[None, :], weight, mask=taken)
+            tl.store(line_at + step * W + mine, new_weight, mask=h < QUERIES)
             mass = tl.sum(tl.where((h < QUERIES)[:, None], weight, 0.0), axis=0) / QUERIES
+            new_mass = tl.sum(tl.where(h < QUERIES, new_weight, 0.0), axis=0) / QUERIES
 
             # 3. Account.
             if SOURCE == EXACT:
                 score = tl.where(live, score * decay + mass, score)
+                new_score = new_mass
             elif SOURCE == LAST:
                 score = tl.where(live, mass, score)
+                new_score = new_mass
             estimate = score
+            new_estimate = new_score
             if SOURCE == COUNT_MIN:
                 gain = gain / decay
                 if FADES and gain > MAX_GAIN:
                     divide_table(table, gain, DEPTH * width)
                     gain = tl.full((), 1.0, tl.float32)
-                mine = live[None, :] & (r < DEPTH)[:, None]
-                given = tl.broadcast_to((mass * gain)[None, :], (RP, W))
-                tl.atomic_add(rows_of_table + cell, given, mask=mine, sem="relaxed", scope="cta")
+                given = tl.broadcast_to((mass * gain)[None, :], (RP, S))
+                counted = live[None, :] & (r < DEPTH)[:, None]
+                tl.atomic_add(table_rows[:, None] + cell, given, mask=counted, sem="relaxed", scope="cta")
+                given = tl.zeros((RP,), tl.float32) + new_mass * gain
+                tl.atomic_add(table_rows + new_cell, given, mask=r < DEPTH, sem="relaxed", scope="cta")
                 tl.debug_barrier()
-                estimate = read_table(rows_of_table + cell, zero, WARPS)
+                found = tl.load(table_rows + new_cell, volatile=True)
+                estimate = read_table(table_rows[:, None] + cell, zero, WARPS)
+                new_estimate = with_nan(tl.min(found, axis=0), tl.sum(found, axis=0))
 
             # 4. Bound.
-            full = held > CAP
+            full = held == CAP
             free = live & (position >= sinks) & (age >= recent)
             worth = estimate / (age + 1).to(tl.float32) if BY_AGE else estimate
             worth = tl.where(worth == worth, worth, float("-inf"))
-            least = oldest_least(worth, free, position, col)
-            victim = least & 1023
-            gone = (col == victim) & full
-            tl.store(victims + now, tl.where(full, least >> 10, -1))
+            new_worth = tl.where(new_estimate == new_estimate, new_estimate, float("-inf"))
+            new_free = (recent == 0) & (t >= sinks)
+            low, least = oldest_least(worth, free, position, col)
+            leaves = full & new_free & ((least == NONE) | (new_worth < low))  # The newest itself.
+            slot = tl.where(full, least & 1023, held)
+            tl.store(victims + now, tl.where(full, tl.where(leaves, t, least >> 10), -1))
+            newest, line = next_newest, next_line
+            stays, made = leaves == 0, -1
             if FOLD:
-                products = tl.load(gram + victim * W + col, mask=full & (col < USED), other=0.0)
-                square = tl.load(gram + victim * (W + 1), mask=full, other=0.0)
-                cosine = products / tl.maximum(norm * tl.sqrt(square), 1e-12)
-                partner = free & (col != victim) & (cosine == cosine)
-                nearest = oldest_least(-cosine, partner, position, col)
-                folds = full & (nearest != NONE)
-                into, since, made = nearest & 1023, nearest >> 10, NEW + step
-                tl.store(survivors + now, tl.where(folds, since, -1))
-                # All that folding reads, asked for at once.
-                later = logits + h[:, None] * (B * W) + i[None, :] * W
-                open_ = folds & (h < QUERIES)[:, None] & (i > step)[None, :]
-                others = tl.load(gram + into * W + col, mask=folds & (col < USED), other=0.0, volatile=True)
-                left = tl.load(later + into, mask=open_, other=0.0, volatile=True)
-                right = tl.load(later + victim, mask=open_, other=0.0, volatile=True)
-                one = tl.load(src + into, mask=folds, other=0, volatile=True)
-                two = tl.load(src + victim, mask=folds, other=0, volatile=True)
-                item_of = tl.load(own + into, mask=folds, other=0, volatile=True)
-                its = tl.load(counts + victim, mask=folds, other=1.0, volatile=True)
-                mine_n = tl.load(counts + into, mask=folds, other=1.0, volatile=True)
-                between = tl.load(gram + victim * W + into, mask=folds, other=0.0, volatile=True)
-                itself = tl.load(gram + into * (W + 1), mask=folds, other=0.0, volatile=True)
-                room = slots + length + now
-                mix(keys, values, one, two, mine_n, its, room, places, folds, HEADS, HP, D, DP)
+                norm, logn, line, made, stays = fold(
+                    keys, values, src, own, counts, drawn, stands, gram, survivors, line_at,
+                    position, free, norm, logn, line, slot, full, leaves, new_free, t, slots + token,
+                    slots + length + now, step, steps, now, places, HEADS, HP, QUERIES, D, DP, B, S, NEW, W,
+                )  # fmt: skip
 
-                # Products of the new key: the means of the two keys', and with itself those of both with both.
-                total = its + mine_n
-                itself = itself * mine_n * mine_n + between * (2 * mine_n * its) + square * its * its
-                itself = itself / (total * total)
-                means = tl.where(col == made, itself, (others * mine_n + products * its) / total)
-                tl.store(gram + made * W + col, means, mask=folds & (col < USED))
-                tl.store(gram + col * W + made, means, mask=folds & (col < USED))
-                tl.store(later + made, (left * mine_n + right * its) / total, mask=open_)
-                tl.store(src + made, room, mask=folds)
-                tl.store(own + made, item_of, mask=folds)
-                tl.store(counts + made, total, mask=folds)
+            # What is left stays where it is; the newest takes the slot that is free.
+            here = (col == slot) & (leaves == 0)  # A newest that takes the victim in has its slot, too.
+            tl.store(src + slot, slots + token, mask=stays)
+            tl.store(stands + step, slot, mask=stays)
+            tl.store(
+                line_at[:, None] + i[None, :] * W + slot, to_come,
+                mask=(h < QUERIES)[:, None] & (i > step + 1)[None, :] & stays,
+            )  # fmt: skip
+            line = tl.where(((col == slot) & stays)[None, :], next_own[:, None], line)
+            position = tl.where(here, t, position)
+            score = tl.where(here, new_score, score)
+            if FOLD and SOURCE == KNORM:
+                shifted = norm * 4097.0
+                score = tl.where(col == made, -(shifted - (shifted - norm)), score)
+            if HIDE:
+                estimate = tl.where(here, new_estimate, estimate)
+            if SOURCE == COUNT_MIN:
+                cell = tl.where(here[None, :], new_cell[:, None], cell)
+            held = tl.minimum(held + 1, CAP)
+            token = next_token
 
-                # The new column stands where the survivor stood.
-                here, left_behind = (col == made) & folds, (col == into) & folds
-                norm = tl.where(here, tl.sqrt(itself), norm)
-                logn = tl.where(here, tl.log(total), logn)
-                if SOURCE == KNORM:
-                    shifted = tl.sqrt(itself) * 4097.0
-                    score = tl.where(here, -(shifted - (shifted - tl.sqrt(itself))), score)
-                else:
-                    score = tl.where(here, tl.sum(tl.where(left_behind, score, 0.0)), score)
-                if SOURCE == COUNT_MIN:
-                    of_survivor = tl.sum(tl.where(left_behind[None, :], cell, 0), axis=1)
-                    cell = tl.where(here[None, :], of_survivor[:, None], cell)
-                position = tl.where(here, since, tl.where(left_behind, -1, position))
-                tl.debug_barrier()
-                line = tl.load(at + (step + 1) * W, mask=taken & (step + 1 < steps), other=0.0)
-            position = tl.where(gone, -1, position)
-            held -= full.to(tl.int32)
+            # What the next step needs is asked for here, behind a barrier, or the assembler would ask for it where it
+            # is used. What was copied is in it.
+            tl.debug_barrier()
+            next_line, next_newest, next_own, to_come = read_ahead(line_at, step + 1, steps, QUERIES, B, S, NEW, W)
+            next_token = tl.load(columns + now + 2, mask=step + 2 < steps, other=0)
+            if SOURCE == COUNT_MIN:
+                new_cell = tl.load(cells + (slots + token) * DEPTH + r % DEPTH)
+            if SOURCE >= FIXED:
+                new_score = tl.load(new_scores + token)
 
+        spread(logits, stands, QUERIES, B, NEW, W, FOLD, WARPS)
         tl.debug_barrier()
         output_chunk(
-            out, values, src, columns, logits, chunk, steps, out_head, out_token, places,
-            QUERIES, GROUP, D, DP, B, W, BW, USED, HALF,
+            out, values, drawn, columns, logits, chunk, steps, out_head, out_token, places,
+            QUERIES, GROUP, D, DP, B, W, BW, NEW + (2 if FOLD else 1) * B, HALF,
         )  # fmt: skip
-
-        # What is left moves to the front.
-        left_over = position >= 0
-        to = tl.cumsum(left_over.to(tl.int32), axis=0) - 1
-        place = tl.load(src + col)
-        if FOLD:
-            item, n = tl.load(own + col), tl.load(counts + col)
-        tl.debug_barrier()
-        tl.store(positions + col, -1, mask=(col >= held) & (col < CAP))
-        tl.store(positions + to, position, mask=left_over)
-        tl.store(scores + to, score, mask=left_over)
-        tl.store(src + to, place, mask=left_over)
-        if FOLD:
-            tl.store(own + to, item, mask=left_over)
-            tl.store(counts + to, n, mask=left_over)
-            tl.store(moves + to, col, mask=left_over)
-            tl.debug_barrier()
-            for first in range(0, held, B):
-                row_at = tl.load(moves + first + i, mask=first + i < held, other=0)
-                col_at = tl.load(moves + col, mask=col < held, other=0)
-                kept = (first + i < held)[:, None] & (col < held)[None, :]
-                moved = tl.load(gram + row_at[:, None] * W + col_at[None, :], mask=kept, other=0.0)
-                tl.store(spare + (first + i)[:, None] * W + col[None, :], moved, mask=kept)
-            gram, spare = spare, gram
+        tl.store(positions + col, position, mask=old)
+        tl.store(scores + col, score, mask=old)
         tl.debug_barrier()
 
     if SOURCE == COUNT_MIN:

@@ -12,19 +12,38 @@ NONE = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
+def to_order(value):  # type: ignore[no-untyped-def]
+    """int32 numbers in the order of float32 ones, -0 before 0 and NaN at the ends: a warp takes their least in one go.
+
+    It is its own inverse, of the bits.
+    """
+    bits = value.to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def from_order(bits):  # type: ignore[no-untyped-def]
+    """The float32 numbers again."""
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def order_key(value, position, column):  # type: ignore[no-untyped-def]
     """int64 numbers in the order of (value, position), the column in the low 10 bits; -0 is 0, and NaN not allowed."""
-    bits = (value + 0.0).to(tl.int32, bitcast=True)
-    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (bits.to(tl.int64) << 31) | (position.to(tl.int64) << 10) | column
+    return (to_order(value + 0.0).to(tl.int64) << 31) | (position.to(tl.int64) << 10) | column
 
 
 @triton.jit
 def oldest_least(value, among, position, column):  # type: ignore[no-untyped-def]
-    """Position · 1024 + column of the least value among some, ties to the oldest; NONE where there are none."""
-    value = tl.where(among, value, float("inf"))
-    ties = among & (value == tl.min(value, axis=0))
-    return tl.min(tl.where(ties, (position << 10) | column, NONE), axis=0)
+    """The least value among some, and position · 1024 + column of it, ties to the oldest; inf, NONE where none is."""
+    low = from_order(tl.min(to_order(tl.where(among, value, float("inf"))), axis=0))
+    return low, tl.min(tl.where(among & (value == low), (position << 10) | column, NONE), axis=0)
+
+
+@triton.jit
+def with_nan(least, total):  # type: ignore[no-untyped-def]
+    """The least of numbers that are not negative, of which the total is known: NaN where one of them is."""
+    return tl.where(total == total, least, total)
 
 
 @triton.jit
@@ -87,6 +106,53 @@ def gram_rows(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def read_ahead(  # type: ignore[no-untyped-def]
+    line_at, step, steps,
+    QUERIES: tl.constexpr, B: tl.constexpr, S: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
+    """What a step hands on: the products of the next token's queries with the slots' keys, with its own and with that
+    of the step's own token; and those of the later queries with the last of these."""
+    col, h, i = tl.arange(0, S), tl.arange(0, line_at.shape[0]), tl.arange(0, B)
+    there, mine = (h < QUERIES) & (step + 1 < steps), NEW + step
+    below = line_at + (step + 1) * W
+    line = tl.load(below[:, None] + col[None, :], mask=there[:, None] & (col < NEW)[None, :], other=0.0)
+    newest = tl.load(below + mine + 1, mask=there, other=0.0)
+    own = tl.load(below + mine, mask=there, other=0.0)
+    later = there[:, None] & (i > step + 1)[None, :]
+    return line, newest, own, tl.load(line_at[:, None] + i[None, :] * W + mine, mask=later, other=0.0)
+
+
+@triton.jit
+def spread(  # type: ignore[no-untyped-def]
+    weights, stands,
+    QUERIES: tl.constexpr, B: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr, FOLD: tl.constexpr,
+    WARPS: tl.constexpr,
+):  # fmt: skip
+    """Weights in slots → the columns of the pairs that came to stand there within the chunk, one after the other.
+
+    A pair that takes a slot at step k has the slot's weights of the steps after k, up to that at which the next one
+    takes it. The pair that stood there before the chunk has none of these.
+    """
+    E: tl.constexpr = (2 if FOLD else 1) * B
+    R: tl.constexpr = 16 * WARPS
+    e, r = tl.arange(0, E), tl.arange(0, R)
+    at = e % B
+    slot = tl.load(stands + e)
+    again = (slot[:, None] == slot[None, :]) & (at[:, None] > at[None, :])
+    last = tl.min(tl.where(again, at[:, None], B), axis=0)
+    for first in range(0, QUERIES * B, R):
+        row = first + r
+        i = (row % B)[:, None]
+        line = weights + row[:, None] * W
+        within = (row < QUERIES * B)[:, None]
+        later = within & (slot >= 0)[None, :] & (i > at[None, :])
+        found = tl.load(line + slot[None, :], mask=later & (i <= last[None, :]), other=0.0)
+        tl.debug_barrier()
+        tl.store(line + (NEW + e)[None, :], found, mask=within & ((e >= B)[None, :] | (i != at[None, :])))
+        tl.store(line + slot[None, :], 0.0, mask=later)
+
+
+@triton.jit
 def output_chunk(  # type: ignore[no-untyped-def]
     out, pool, src_at, columns_at, weights, chunk, steps, out_head, out_token, P,
     QUERIES: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, W: tl.constexpr,
@@ -108,11 +174,11 @@ def output_chunk(  # type: ignore[no-untyped-def]
         value = vectors_at(pool, h // GROUP, tl.load(src_at + column, mask=column < USED, other=-1), P, D, DP)
         if HALF:
             high = weight.to(value.dtype)
-            found = tl.dot((weight - high.to(tl.float32)).to(value.dtype), value)
-            found = tl.dot(high, value, found)
+            total = tl.dot((weight - high.to(tl.float32)).to(value.dtype), value, tl.where(block == 0, 0.0, total))
+            total = tl.dot(high, value, total)
         else:
             found = product(weight, value, HALF)
-        total = tl.where(block == 0, found, total + found)
+            total = tl.where(block == 0, found, total + found)
         at = out + h * out_head + token[:, None] * out_token + d[None, :]
         there = (i < steps)[:, None] & (d < D)[None, :] & (block == BLOCKS - 1)
         tl.store(at, total.to(out.dtype.element_ty), mask=there)
@@ -132,7 +198,7 @@ def read_table(at, zero, WARPS: tl.constexpr):  # type: ignore[no-untyped-def]
         bits = tl.reshape(found.to(tl.int32, bitcast=True), (at.shape[0], at.shape[1] // SPAN, SPAN))
         bits = bits | (tl.xor_sum(tl.xor_sum(bits, 0), 0) & zero)[None, None, :]
         found = tl.reshape(bits, at.shape).to(tl.float32, bitcast=True)
-    return tl.min(found, axis=0)
+    return with_nan(tl.min(found, axis=0), tl.sum(found, axis=0))
 
 
 @triton.jit
@@ -143,21 +209,3 @@ def divide_table(table, by, cells):  # type: ignore[no-untyped-def]
         there = first + tl.arange(0, 256) < cells
         tl.store(at, tl.load(at, mask=there, cache_modifier=".cg") / by, mask=there)
     tl.debug_barrier()
-
-
-@triton.jit
-def mix(  # type: ignore[no-untyped-def]
-    keys, values, one, two, n_one, n_two, into, P, there,
-    HEADS: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
-):  # fmt: skip
-    """The keys and values of all heads at `into` ← the means over the tokens of two pairs."""
-    h, d = tl.arange(0, HP), tl.arange(0, DP)
-    at, mask = h[:, None] * (P * D) + d[None, :], there & (h < HEADS)[:, None] & (d < D)[None, :]
-    first_key = tl.load(keys + at + one * D, mask=mask, other=0.0, volatile=True)
-    second_key = tl.load(keys + at + two * D, mask=mask, other=0.0, volatile=True)
-    first_value = tl.load(values + at + one * D, mask=mask, other=0.0, volatile=True)
-    second_value = tl.load(values + at + two * D, mask=mask, other=0.0, volatile=True)
-    key = (first_key.to(tl.float32) * n_one + second_key.to(tl.float32) * n_two) / (n_one + n_two)
-    value = (first_value.to(tl.float32) * n_one + second_value.to(tl.float32) * n_two) / (n_one + n_two)
-    tl.store(keys + at + into * D, key.to(keys.dtype.element_ty), mask=mask)
-    tl.store(values + at + into * D, value.to(values.dtype.element_ty), mask=mask)

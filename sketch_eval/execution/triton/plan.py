@@ -26,11 +26,10 @@ LARGEST_CAP, LARGEST_HEAD, LONGEST = 960, 256, 2**21
 """Pairs of a store, numbers of a head, and tokens of a text: its choices pack a column in 10 bits and a position in
 21."""
 
-SLOW_DECAY = 0.25
+LOG_GAIN, LOG_REACH = 40, 104
 """A sketch's table, which holds `gain` times its weights, is divided before a chunk where the gain is more than
-`kernel.MAX_GAIN` = 2^40. With this decay or a slower one the gain is then 2^104 at most at the end of a chunk of 32
-tokens, the longest, and a float32 holds it."""
-
+2^LOG_GAIN. The gain is then decay^-chunk times that at the most at the end of the chunk. Up to 2^LOG_REACH a float32
+holds the weights times it; a decay with which it would be more has the table looked after at every token."""
 
 VARYING = [
     *("length", "places", "slots", "width", "units"),
@@ -38,9 +37,8 @@ VARYING = [
 ]
 """Numbers that the kernel is not compiled anew for."""
 
-CHUNK, BLOCK = 16, 32
-"""Tokens that arrive together, the rows of the smallest matrix product, and columns of one: at least, for wider rows
-have more warps."""
+BLOCK = 32
+"""Columns that a matrix product takes at once: at least, for wider rows have more warps."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,9 @@ class Plan:
         cap: pairs after each token.
         heads: key/value heads of a row; queries: its query heads; head_dim: numbers of a head.
         chunk: tokens that arrive together.
-        columns: pairs that the choices are made among at once, a power of two: those of the store, of a chunk and,
-            where victims are folded, those that folding makes.
+        slots: pairs that the choices are made among at once, a power of two.
+        fresh: the column of a chunk's first token, behind those of the slots.
+        columns: those of the slots, of a chunk's tokens and, where victims are folded, of the pairs that folding makes.
         block: columns that a matrix product takes at once.
         depth: rows of the sketch; 1 where there is none.
         warps: warps of a program.
@@ -70,34 +69,33 @@ class Plan:
     queries: int
     head_dim: int
     chunk: int
+    slots: int
+    fresh: int
     columns: int
     block: int
     depth: int
     warps: int
-
-    @property
-    def used(self) -> int:
-        """Columns that are ever taken."""
-        return self.cap + (1 + self.fold) * self.chunk
 
 
 def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: bool) -> Plan:
     """The sizes for a cell and the heads of a row; `wide` for float32, whose products take more registers."""
     assert cell.max_cache_size is not None
     cap, fold = cell.max_cache_size, cell.strategy == "aggregate"
-    chunk = CHUNK if queries < 8 else 2 * CHUNK
-    columns = power_of_two(cap + (2 if fold else 1) * chunk)
+    chunk = 16 if cap < 32 else 32
+    slots, fresh = max(power_of_two(cap), 32), -(-cap // 16) * 16
+    columns = fresh + (2 if fold else 1) * chunk
     # Numbers of a step's largest tile: 16 a thread, so that registers hold many programs, where a step is simple; 8 or
     # 4 where it is not.
     source = SOURCES[cell.importance]
     simple = not fold and source != COUNT_MIN and queries < 8
-    numbers = 32 * (16 if simple else 4 if fold and columns >= 512 else 8)
-    warps = max(power_of_two(queries) * columns // numbers, head_dim // 64, 4 if wide else 1)
+    numbers = 32 * (16 if simple else 4 if fold and slots >= 512 else 8)
+    warps = max(power_of_two(queries) * slots // numbers, head_dim // 64, 4 if wide else 1)
     warps = min(power_of_two(warps), 8)
-    block = min(max(BLOCK * 32 * warps // power_of_two(head_dim), BLOCK), columns)
+    block = max(BLOCK * 32 * warps // power_of_two(head_dim), BLOCK)
+    fades = source == COUNT_MIN and cell.decay**chunk < 2.0 ** (LOG_GAIN - LOG_REACH)
     return Plan(
-        source, fold, cell.visible is not None, source == COUNT_MIN and cell.decay < SLOW_DECAY, cap, heads, queries,
-        head_dim, chunk, columns, block, cell.depth if source == COUNT_MIN else 1, warps,
+        source, fold, cell.visible is not None, fades, cap, heads, queries, head_dim, chunk, slots, fresh, columns,
+        block, cell.depth if source == COUNT_MIN else 1, warps,
     )  # fmt: skip
 
 

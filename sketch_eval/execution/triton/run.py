@@ -91,7 +91,7 @@ def constants(plan: Plan, by_age: bool, half: bool) -> dict[str, Any]:
         "HALF": half,
         "CAP": plan.cap, "HEADS": plan.heads, "QUERIES": plan.queries, "D": plan.head_dim,
         "DP": max(power_of_two(plan.head_dim), 16), "HP": power_of_two(plan.heads), "QP": power_of_two(plan.queries),
-        "B": plan.chunk, "W": plan.columns, "BW": plan.block, "DEPTH": plan.depth, "RP": power_of_two(plan.depth),
+        "B": plan.chunk, "S": plan.slots, "NEW": plan.fresh, "W": plan.columns, "BW": plan.block, "DEPTH": plan.depth, "RP": power_of_two(plan.depth),
         "WARPS": plan.warps,
     }  # fmt: skip
 
@@ -147,8 +147,9 @@ class Scratch:
             scores, self.new_scores = held.float(), tags.float().contiguous()
         self.scores = by_column(scores, 0.0)
         square = columns if state.fate.counts else 1
-        self.gram = torch.empty(rows, 2, square, square, dtype=torch.float32, device=device)
-        self.moves = torch.empty_like(self.src)
+        self.gram = torch.empty(rows, square, square, dtype=torch.float32, device=device)
+        self.drawn = torch.empty_like(self.src)
+        self.stands = torch.empty(rows, 2, self.plan.chunk, dtype=torch.int32, device=device)
         shape = (rows, self.plan.queries, self.plan.chunk, columns)
         self.logits = torch.empty(shape, dtype=torch.float32, device=device)
         self.decided = Trace.empty(rows, length, device)  # Of the tokens that are no padding, which lead.
@@ -167,7 +168,8 @@ class Scratch:
             "q": q, "keys": self.keys.contiguous(), "values": self.values.contiguous(), "out": output,
             "columns": self.tokens, "count": self.count, "seen": state.seen, "new_scores": self.new_scores,
             "cells": self.cells, "table": self.table, "src": self.src, "own": self.own, "positions": self.positions,
-            "scores": self.scores, "counts": self.counts, "moves": self.moves, "logits": self.logits, "gram": self.gram,
+            "scores": self.scores, "counts": self.counts, "drawn": self.drawn, "stands": self.stands,
+            "logits": self.logits, "gram": self.gram,
             "victims": self.decided.victims, "survivors": self.decided.survivors, "hidden": self.decided.hidden,
             "length": call.length, "places": self.keys.shape[2], "slots": self.slots, "width": self.table.shape[2],
             "q_batch": q.stride(0), "q_head": q.stride(1), "q_token": q.stride(2), "out_batch": output.stride(0),
