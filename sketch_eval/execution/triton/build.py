@@ -78,7 +78,7 @@ def build(
         *("units", "sinks", "recent", "visible", "visible_sinks", "visible_recent", "zero"),
     )
     signature = dict.fromkeys(scan.arg_names, "*i32")
-    signature |= dict.fromkeys(("q", "keys", "values", "out"), vectors) | dict.fromkeys(floats, "*fp32")
+    signature |= dict.fromkeys(("q", "keys", "values", "out", "weights"), vectors) | dict.fromkeys(floats, "*fp32")
     signature |= dict.fromkeys(whole, "i32") | dict.fromkeys(("scaling", "decay"), "fp32")
     signature |= dict.fromkeys(fixed, "constexpr")
     at = {name: index for index, name in enumerate(scan.arg_names)}

@@ -42,6 +42,7 @@ from sketch_eval.execution.triton.parts import (
     spread,
     to_order,
     with_nan,
+    write_weights,
 )
 
 COUNT_MIN, EXACT, LAST = tl.constexpr(plan.COUNT_MIN), tl.constexpr(plan.EXACT), tl.constexpr(plan.LAST)
@@ -55,7 +56,7 @@ MAX_GAIN = tl.constexpr(2.0**plan.LOG_GAIN)
 @triton.jit(do_not_specialize=plan.VARYING)
 def scan(  # type: ignore[no-untyped-def]
     q, keys, values, out, columns, count, seen, new_scores, cells, table,
-    src, own, positions, scores, counts, drawn, stands, logits, gram, victims, survivors, hidden,
+    src, own, positions, scores, counts, drawn, stands, logits, weights, gram, victims, survivors, hidden,
     length, places, slots, width, q_batch, q_head, q_token, out_batch, out_head, out_token, units,
     scaling, decay, sinks, recent, visible, visible_sinks, visible_recent, zero,
     SOURCE: tl.constexpr, FOLD: tl.constexpr, HIDE: tl.constexpr, FADES: tl.constexpr, BY_AGE: tl.constexpr,
@@ -73,12 +74,13 @@ def scan(  # type: ignore[no-untyped-def]
     new_scores float32 `[rows, length]`; cells int32 `[rows, slots + length, DEPTH]`; table float32 `[rows, DEPTH,
     width]`. src (place of the vectors of a slot's pair), own (place of its item), positions, scores, counts: `[rows,
     W]`, the state, pairs leading. drawn int32 `[rows, W]` (place of a column's vectors), stands int32 `[rows, 2, B]`
-    (the slot that a token took, and what folding made at its step), logits float32 `[rows, QUERIES, B, W]`, gram
-    float32 `[rows, W, W]`: scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
+    (the slot that a token took, and what folding made at its step), logits float32 `[rows, QUERIES, B, W]`, weights
+    `[rows, PLANES, QUERIES, B, W]` (`write_weights`), gram float32 `[rows, W, W]`: scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
     """
     row = tl.program_id(0).to(tl.int64)
     batch, unit = row // units, row % units
     GROUP: tl.constexpr = QUERIES // HEADS
+    PLANES: tl.constexpr = 2 if HALF else 1
     q += batch * q_batch + unit * QUERIES * q_head
     out += batch * out_batch + unit * QUERIES * out_head
     keys += row * HEADS * places * D
@@ -95,6 +97,7 @@ def scan(  # type: ignore[no-untyped-def]
     drawn += row * W
     stands += row * 2 * B
     logits += row * QUERIES * B * W
+    weights += row * PLANES * QUERIES * B * W
     gram += row * W * W
     victims += row * length
     survivors += row * length
@@ -102,7 +105,9 @@ def scan(  # type: ignore[no-untyped-def]
 
     tokens = tl.load(count + batch)
     start = tl.load(seen + batch)
-    col, h, r, i = tl.arange(0, S), tl.arange(0, QP), tl.arange(0, RP), tl.arange(0, B)
+    # Numbers in half precision are written as those in float32 lie in the threads, or they would have to change places.
+    col = tl.max_contiguous(tl.arange(0, S), 4)
+    h, r, i = tl.arange(0, QP), tl.arange(0, RP), tl.arange(0, B)
     table_rows = table + (r % DEPTH) * width  # A sketch of three rows reads its first one twice.
     old = col < CAP
     held = tl.sum((tl.load(positions + col, mask=old, other=-1) >= 0).to(tl.int32))
@@ -197,8 +202,9 @@ def scan(  # type: ignore[no-untyped-def]
             part = 1.0 / (tl.sum(weight, axis=1) + new_weight)
             weight = weight * part[:, None]
             new_weight = new_weight * part
-            tl.store(line_at[:, None] + step * W + col[None, :], weight, mask=taken)
-            tl.store(line_at + step * W + mine, new_weight, mask=h < QUERIES)
+            put = weights + h * (B * W) + step * W
+            write_weights(put[:, None] + col[None, :], weight, taken, QUERIES * B * W, HALF)
+            write_weights(put + mine, new_weight, h < QUERIES, QUERIES * B * W, HALF)
             mass = tl.sum(tl.where((h < QUERIES)[:, None], weight, 0.0), axis=0) / QUERIES
             new_mass = tl.sum(tl.where(h < QUERIES, new_weight, 0.0), axis=0) / QUERIES
 
@@ -277,10 +283,10 @@ def scan(  # type: ignore[no-untyped-def]
             if SOURCE >= FIXED:
                 new_score = tl.load(new_scores + token)
 
-        spread(logits, stands, QUERIES, B, NEW, W, FOLD, WARPS)
+        spread(weights, stands, PLANES * QUERIES, B, NEW, W, FOLD, WARPS)
         tl.debug_barrier()
         output_chunk(
-            out, values, drawn, columns, logits, chunk, steps, out_head, out_token, places,
+            out, values, drawn, columns, weights, chunk, steps, out_head, out_token, places,
             QUERIES, GROUP, D, DP, B, W, BW, NEW + (2 if FOLD else 1) * B, HALF,
         )  # fmt: skip
         tl.store(positions + col, position, mask=old)

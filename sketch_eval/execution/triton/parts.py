@@ -123,9 +123,22 @@ def read_ahead(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def write_weights(at, weight, there, plane, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Weights as the matrix products take them.
+
+    Values in half precision meet them in two halves, `plane` numbers apart, which together have more digits than the
+    output.
+    """
+    large = weight.to(at.dtype.element_ty)
+    tl.store(at, large, mask=there)
+    if HALF:
+        tl.store(at + plane, (weight - large.to(tl.float32)).to(at.dtype.element_ty), mask=there)
+
+
+@triton.jit
 def spread(  # type: ignore[no-untyped-def]
     weights, stands,
-    QUERIES: tl.constexpr, B: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr, FOLD: tl.constexpr,
+    LINES: tl.constexpr, B: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr, FOLD: tl.constexpr,
     WARPS: tl.constexpr,
 ):  # fmt: skip
     """Weights in slots → the columns of the pairs that came to stand there within the chunk, one after the other.
@@ -140,11 +153,11 @@ def spread(  # type: ignore[no-untyped-def]
     slot = tl.load(stands + e)
     again = (slot[:, None] == slot[None, :]) & (at[:, None] > at[None, :])
     last = tl.min(tl.where(again, at[:, None], B), axis=0)
-    for first in range(0, QUERIES * B, R):
+    for first in range(0, LINES * B, R):
         row = first + r
         i = (row % B)[:, None]
         line = weights + row[:, None] * W
-        within = (row < QUERIES * B)[:, None]
+        within = (row < LINES * B)[:, None]
         later = within & (slot >= 0)[None, :] & (i > at[None, :])
         found = tl.load(line + slot[None, :], mask=later & (i <= last[None, :]), other=0.0)
         tl.debug_barrier()
@@ -158,10 +171,7 @@ def output_chunk(  # type: ignore[no-untyped-def]
     QUERIES: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, W: tl.constexpr,
     BW: tl.constexpr, USED: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """out[token of i, h] ← Σ_w weights[h, i, w]·value[w].
-
-    Values in half precision meet the weights in two halves, which together have more digits than the output.
-    """
+    """out[token of i, h] ← Σ_w weights[h, i, w]·value[w]."""
     i, d, w = tl.arange(0, B), tl.arange(0, DP), tl.arange(0, BW)
     BLOCKS: tl.constexpr = (USED + BW - 1) // BW
     token = tl.load(columns_at + chunk + i, mask=i < steps, other=0)
@@ -169,13 +179,14 @@ def output_chunk(  # type: ignore[no-untyped-def]
     for turn in tl.range(0, QUERIES * BLOCKS, num_stages=STAGES):
         h, block = turn // BLOCKS, turn % BLOCKS
         column = block * BW + w
-        there = (i < steps)[:, None] & (column < USED)[None, :]
-        weight = tl.load(weights + (h * B + i[:, None]) * W + column[None, :], mask=there, other=0.0)
+        line = weights + (h * B + i[:, None]) * W + column[None, :]
+        there = (column < USED)[None, :]
+        weight = tl.load(line, mask=there, other=0.0)
         value = vectors_at(pool, h // GROUP, tl.load(src_at + column, mask=column < USED, other=-1), P, D, DP)
         if HALF:
-            high = weight.to(value.dtype)
-            total = tl.dot((weight - high.to(tl.float32)).to(value.dtype), value, tl.where(block == 0, 0.0, total))
-            total = tl.dot(high, value, total)
+            small = tl.load(line + QUERIES * B * W, mask=there, other=0.0)
+            total = tl.dot(small, value, tl.where(block == 0, 0.0, total))
+            total = tl.dot(weight, value, total)
         else:
             found = product(weight, value, HALF)
             total = tl.where(block == 0, found, total + found)

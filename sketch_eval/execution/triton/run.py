@@ -91,8 +91,8 @@ def constants(plan: Plan, by_age: bool, half: bool) -> dict[str, Any]:
         "HALF": half,
         "CAP": plan.cap, "HEADS": plan.heads, "QUERIES": plan.queries, "D": plan.head_dim,
         "DP": max(power_of_two(plan.head_dim), 16), "HP": power_of_two(plan.heads), "QP": power_of_two(plan.queries),
-        "B": plan.chunk, "S": plan.slots, "NEW": plan.fresh, "W": plan.columns, "BW": plan.block, "DEPTH": plan.depth, "RP": power_of_two(plan.depth),
-        "WARPS": plan.warps,
+        "B": plan.chunk, "S": plan.slots, "NEW": plan.fresh, "W": plan.columns, "BW": plan.block,
+        "DEPTH": plan.depth, "RP": power_of_two(plan.depth), "WARPS": plan.warps,
     }  # fmt: skip
 
 
@@ -152,6 +152,8 @@ class Scratch:
         self.stands = torch.empty(rows, 2, self.plan.chunk, dtype=torch.int32, device=device)
         shape = (rows, self.plan.queries, self.plan.chunk, columns)
         self.logits = torch.empty(shape, dtype=torch.float32, device=device)
+        planes, dtype = (2, self.keys.dtype) if self.half else (1, torch.float32)
+        self.weights = torch.empty(rows, planes, *shape[1:], dtype=dtype, device=device)
         self.decided = Trace.empty(rows, length, device)  # Of the tokens that are no padding, which lead.
         self.tokens = call.valid.int().argsort(dim=1, descending=True, stable=True).int()
         self.count = call.valid.sum(1).int()
@@ -169,7 +171,7 @@ class Scratch:
             "columns": self.tokens, "count": self.count, "seen": state.seen, "new_scores": self.new_scores,
             "cells": self.cells, "table": self.table, "src": self.src, "own": self.own, "positions": self.positions,
             "scores": self.scores, "counts": self.counts, "drawn": self.drawn, "stands": self.stands,
-            "logits": self.logits, "gram": self.gram,
+            "logits": self.logits, "weights": self.weights, "gram": self.gram,
             "victims": self.decided.victims, "survivors": self.decided.survivors, "hidden": self.decided.hidden,
             "length": call.length, "places": self.keys.shape[2], "slots": self.slots, "width": self.table.shape[2],
             "q_batch": q.stride(0), "q_head": q.stride(1), "q_token": q.stride(2), "out_batch": output.stride(0),
