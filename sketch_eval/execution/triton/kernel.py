@@ -23,6 +23,8 @@ one of the two is the newest itself, the pair that is made takes the other's slo
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
 
@@ -50,12 +52,13 @@ FIXED, KNORM = tl.constexpr(plan.FIXED), tl.constexpr(plan.KNORM)
 NEVER = tl.constexpr(2**63 - 1)
 FIRST = tl.constexpr(-(2**63))
 MAX_GAIN = tl.constexpr(2.0**plan.LOG_GAIN)
+LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 # Compiled once for a cell and a model, whatever the lengths of texts.
 @triton.jit(do_not_specialize=plan.VARYING)
 def scan(  # type: ignore[no-untyped-def]
-    q, keys, values, out, columns, count, seen, new_scores, cells, table,
+    q, keys, values, out, columns, count, seen, new_scores, cells, new_cells, table,
     src, own, positions, scores, counts, drawn, stands, logits, weights, gram, victims, survivors, hidden,
     length, places, slots, width, q_batch, q_head, q_token, out_batch, out_head, out_token, units,
     scaling, decay, sinks, recent, visible, visible_sinks, visible_recent, zero,
@@ -71,8 +74,8 @@ def scan(  # type: ignore[no-untyped-def]
     the store's slots, the arriving tokens and, with FOLD, room for a folded pair for each of these. columns int32
     `[batch, length]`: the tokens that are no padding, of which there are count int32 `[batch]` after seen int32
     `[batch]`.
-    new_scores float32 `[rows, length]`; cells int32 `[rows, slots + length, DEPTH]`; table float32 `[rows, DEPTH,
-    width]`. src (place of the vectors of a slot's pair), own (place of its item), positions, scores, counts: `[rows,
+    new_scores float32 `[rows, length]`, new_cells int32 `[rows, length, DEPTH]`: of these tokens, in their order; cells
+    int32 `[rows, slots + length, DEPTH]`, of all items; table float32 `[rows, DEPTH, width]`. src (place of the vectors of a slot's pair), own (place of its item), positions, scores, counts: `[rows,
     W]`, the state, pairs leading. drawn int32 `[rows, W]` (place of a column's vectors), stands int32 `[rows, 2, B]`
     (the slot that a token took, and what folding made at its step), logits float32 `[rows, QUERIES, B, W]`, weights
     `[rows, PLANES, QUERIES, B, W]` (`write_weights`), gram float32 `[rows, W, W]`: scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
@@ -88,6 +91,7 @@ def scan(  # type: ignore[no-untyped-def]
     columns += batch * length
     new_scores += row * length
     cells += row * (slots + length) * DEPTH
+    new_cells += row * length * DEPTH + tl.arange(0, RP) % DEPTH
     table += row * DEPTH * width
     src += row * W
     own += row * W
@@ -155,11 +159,11 @@ def scan(  # type: ignore[no-untyped-def]
                 gain = tl.full((), 1.0, tl.float32)
             at_cells = cells + item[None, :] * DEPTH + (r % DEPTH)[:, None]
             cell = tl.load(at_cells, mask=(item >= 0)[None, :], other=0)
-            new_cell = tl.load(cells + (slots + token) * DEPTH + r % DEPTH)
+            new_cell = tl.load(new_cells + chunk * DEPTH)
             if HIDE:
                 estimate = read_table(table_rows[:, None] + cell, zero, WARPS)
         if SOURCE >= FIXED:
-            new_score = tl.load(new_scores + token)
+            new_score = tl.load(new_scores + chunk)
         tl.debug_barrier()
         score_chunk(
             q, keys, drawn, columns, logits, chunk, steps, scaling, q_head, q_token, places,
@@ -174,7 +178,6 @@ def scan(  # type: ignore[no-untyped-def]
         line = tl.load(line_at[:, None] + col[None, :], mask=taken, other=0.0)
         newest = tl.load(line_at + NEW, mask=h < QUERIES, other=0.0)
         next_line, next_newest, next_own, to_come = read_ahead(line_at, 0, steps, QUERIES, B, S, NEW, W)
-        next_token = tl.load(columns + chunk + 1, mask=steps > 1, other=0)
         for step in range(steps):
             # 1. Append: a pair is there from its own token on.
             t = began + step
@@ -197,8 +200,8 @@ def scan(  # type: ignore[no-untyped-def]
             logit = line + logn[None, :] if FOLD else line
             logit = tl.where(seen_now[None, :], logit, float("-inf"))
             highest = tl.maximum(from_order(tl.max(to_order(logit), axis=1)), newest)
-            weight = tl.exp(logit - highest[:, None])
-            new_weight = tl.exp(newest - highest)
+            weight = tl.exp2((logit - highest[:, None]) * LOG2_E)
+            new_weight = tl.exp2((newest - highest) * LOG2_E)
             part = 1.0 / (tl.sum(weight, axis=1) + new_weight)
             weight = weight * part[:, None]
             new_weight = new_weight * part
@@ -271,17 +274,17 @@ def scan(  # type: ignore[no-untyped-def]
             if SOURCE == COUNT_MIN:
                 cell = tl.where(here[None, :], new_cell[:, None], cell)
             held = tl.minimum(held + 1, CAP)
-            token = next_token
 
             # What the next step needs is asked for here, behind a barrier, or the assembler would ask for it where it
             # is used. What was copied is in it.
             tl.debug_barrier()
             next_line, next_newest, next_own, to_come = read_ahead(line_at, step + 1, steps, QUERIES, B, S, NEW, W)
-            next_token = tl.load(columns + now + 2, mask=step + 2 < steps, other=0)
+            more = step + 1 < steps
+            token = tl.load(columns + now + 1, mask=more, other=0)
             if SOURCE == COUNT_MIN:
-                new_cell = tl.load(cells + (slots + token) * DEPTH + r % DEPTH)
+                new_cell = tl.load(new_cells + (now + 1) * DEPTH, mask=more, other=0)
             if SOURCE >= FIXED:
-                new_score = tl.load(new_scores + token)
+                new_score = tl.load(new_scores + now + 1, mask=more, other=0.0)
 
         spread(weights, stands, PLANES * QUERIES, B, NEW, W, FOLD, WARPS)
         tl.debug_barrier()

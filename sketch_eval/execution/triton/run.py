@@ -123,6 +123,10 @@ class Scratch:
         self.half = call.q.dtype == self.keys.dtype != torch.float32
         self.plan = plan_for(state.cell, heads, call.q.shape[1] // state.units, call.q.shape[-1], not self.half)
 
+        # Tokens that are no padding lead.
+        self.tokens = call.valid.int().argsort(dim=1, descending=True, stable=True).int()
+        self.count, in_order = call.valid.sum(1).int(), state.by_row(self.tokens).long()
+
         # The columns, with the pairs leading.
         columns = self.plan.columns
         order = (state.positions < 0).int().argsort(dim=1, stable=True)[:, : self.plan.cap]
@@ -138,13 +142,14 @@ class Scratch:
         self.counts = by_column(ones if state.counts is None else state.counts, 1.0)
         memory = state.policy.tensors()
         self.table = memory.get("sketch", torch.zeros(rows, 1, 1, device=device))
-        self.cells = torch.zeros(1, dtype=torch.int32, device=device)
+        self.cells = self.new_cells = torch.zeros(1, dtype=torch.int32, device=device)
         self.new_scores = torch.zeros(1, dtype=torch.float32, device=device)
         scores = memory.get("scores", torch.zeros_like(ones))
         if "sketch" in memory:
             self.cells = torch.cat((held, tags), 1).int().contiguous()
+            self.new_cells = tags.gather(1, in_order[..., None].expand_as(tags)).int().contiguous()
         elif self.plan.source in (FIXED, KNORM):
-            scores, self.new_scores = held.float(), tags.float().contiguous()
+            scores, self.new_scores = held.float(), tags.gather(1, in_order).float().contiguous()
         self.scores = by_column(scores, 0.0)
         square = columns if state.fate.counts else 1
         self.gram = torch.empty(rows, square, square, dtype=torch.float32, device=device)
@@ -155,8 +160,6 @@ class Scratch:
         planes, dtype = (2, self.keys.dtype) if self.half else (1, torch.float32)
         self.weights = torch.empty(rows, planes, *shape[1:], dtype=dtype, device=device)
         self.decided = Trace.empty(rows, length, device)  # Of the tokens that are no padding, which lead.
-        self.tokens = call.valid.int().argsort(dim=1, descending=True, stable=True).int()
-        self.count = call.valid.sum(1).int()
 
     def arguments(self, output: torch.Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
         """The kernel's arguments, and what it is compiled for."""
@@ -169,7 +172,7 @@ class Scratch:
         given: dict[str, Any] = {
             "q": q, "keys": self.keys.contiguous(), "values": self.values.contiguous(), "out": output,
             "columns": self.tokens, "count": self.count, "seen": state.seen, "new_scores": self.new_scores,
-            "cells": self.cells, "table": self.table, "src": self.src, "own": self.own, "positions": self.positions,
+            "cells": self.cells, "new_cells": self.new_cells, "table": self.table, "src": self.src, "own": self.own, "positions": self.positions,
             "scores": self.scores, "counts": self.counts, "drawn": self.drawn, "stands": self.stands,
             "logits": self.logits, "weights": self.weights, "gram": self.gram,
             "victims": self.decided.victims, "survivors": self.decided.survivors, "hidden": self.decided.hidden,
