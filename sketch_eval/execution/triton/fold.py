@@ -10,14 +10,14 @@ from sketch_eval.execution.triton.parts import NONE, oldest_least
 
 @triton.jit
 def fold(  # type: ignore[no-untyped-def]
-    keys, values, src, own, counts, drawn, stands, gram, survivors, line_at,
-    position, free, norm, logn, line, slot, full, leaves, new_free, t, token_place, room, step, steps, now, places,
+    keys, values, own, counts, drawn, stands, gram, survivors, line_at,
+    position, free, place, norm, logn, line, slot, full, leaves, new_free, t, token_place, room, step, steps, now, places,
     HEADS: tl.constexpr, HP: tl.constexpr, QUERIES: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr,
     S: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """Fold the victim, and bring the keys' products up to what stands in the slots after the step.
 
-    `src`, `own`, `counts`, `gram` and `line_at` are indexed by the columns in which a pair stands now: a slot, or the
+    `own`, `counts`, `gram` and `line_at` are indexed by the columns in which a pair stands now: a slot, or the
     newest's own column.
 
     Args:
@@ -26,7 +26,7 @@ def fold(  # type: ignore[no-untyped-def]
         new_free: whether the newest is unprotected.
 
     Returns:
-        norm, logn and line after it; the slot of the pair that was made, or -1; whether the newest stays as it came.
+        place, norm, logn and line after it; the slot of the pair that was made, or -1; whether the newest stays as it came.
     """
     QP: tl.constexpr = line_at.shape[0]
     col, h, i = tl.arange(0, S), tl.arange(0, QP), tl.arange(0, B)
@@ -63,13 +63,13 @@ def fold(  # type: ignore[no-untyped-def]
     next_there = folds & (h < QUERIES) & (step + 1 < steps)
     next_left = tl.load(line_at + (step + 1) * W + into, mask=next_there, other=0.0, volatile=True)
     next_right = tl.load(line_at + (step + 1) * W + victim, mask=next_there, other=0.0, volatile=True)
-    one = tl.load(src + into, mask=folds, other=0, volatile=True)
-    two = tl.load(src + victim, mask=folds, other=0, volatile=True)
     its = tl.load(counts + victim, mask=folds, other=1.0, volatile=True)
     others_n = tl.load(counts + into, mask=folds, other=1.0, volatile=True)
     between = tl.load(gram + victim * W + into, mask=folds, other=0.0, volatile=True)
     with_new = tl.load(gram + into * W + mine, mask=folds, other=0.0, volatile=True)
     itself = tl.load(gram + into * (W + 1), mask=folds, other=0.0, volatile=True)
+    one = tl.where(takes_in, token_place, tl.max(tl.where(col == into, place, -1), axis=0))
+    two = tl.where(leaves, token_place, tl.max(tl.where(col == victim, place, -1), axis=0))
     mix(keys, values, one, two, others_n, its, room, places, folds, HEADS, HP, D, DP)
     tl.debug_barrier()  # What was read is written to below.
 
@@ -87,7 +87,6 @@ def fold(  # type: ignore[no-untyped-def]
     tl.store(gram + made * W + NEW + i, rest, mask=folds)
     tl.store(gram + (NEW + i) * W + made, rest, mask=folds)
     tl.store(to_come + made, (left * others_n + right * its) / total, mask=open_)
-    tl.store(src + made, room, mask=folds)
     tl.store(counts + made, total, mask=folds)
     tl.store(drawn + NEW + B + step, room, mask=folds)
     tl.store(stands + B + step, made, mask=folds)
@@ -103,11 +102,12 @@ def fold(  # type: ignore[no-untyped-def]
     tl.store(own + slot, token_place, mask=leaves == 0)
 
     here, there = (col == slot) & stays, (col == made) & folds
+    place = tl.where(there, room, tl.where(here, token_place, place))
     norm = tl.where(there, tl.sqrt(itself), tl.where(here, new_norm, norm))
     logn = tl.where(there, tl.log(total), tl.where(here, 0.0, logn))
     mean = (next_left * others_n + next_right * its) / total
     line = tl.where(there[None, :], mean[:, None], line)
-    return norm, logn, line, tl.where(folds, made, -1), stays
+    return place, norm, logn, line, tl.where(folds, made, -1), stays
 
 
 @triton.jit

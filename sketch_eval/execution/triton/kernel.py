@@ -143,13 +143,13 @@ def scan(  # type: ignore[no-untyped-def]
         if FOLD:
             logn = tl.log(tl.load(counts + col, mask=old & (position >= 0), other=1.0))
             item = tl.load(own + col, mask=old & (position >= 0), other=-1)
-            tl.store(src + NEW + i, arriving)
             tl.store(own + NEW + i, arriving)
             tl.store(counts + NEW + i, 1.0)
             tl.store(drawn + NEW + B + i, -1)
             tl.store(stands + B + i, -1)
         cell = tl.zeros((RP, S), tl.int32)
         new_cell = tl.zeros((RP,), tl.int32)
+        next_cell = new_cell
         new_score = tl.full((), 0.0, tl.float32)
         estimate = score
         token = tl.load(columns + chunk)
@@ -160,6 +160,7 @@ def scan(  # type: ignore[no-untyped-def]
             at_cells = cells + item[None, :] * DEPTH + (r % DEPTH)[:, None]
             cell = tl.load(at_cells, mask=(item >= 0)[None, :], other=0)
             new_cell = tl.load(new_cells + chunk * DEPTH)
+            next_cell = tl.load(new_cells + (chunk + 1) * DEPTH, mask=steps > 1, other=0)
             if HIDE:
                 estimate = read_table(table_rows[:, None] + cell, zero, WARPS)
         if SOURCE >= FIXED:
@@ -249,15 +250,16 @@ def scan(  # type: ignore[no-untyped-def]
             newest, line = next_newest, next_line
             stays, made = leaves == 0, -1
             if FOLD:
-                norm, logn, line, made, stays = fold(
-                    keys, values, src, own, counts, drawn, stands, gram, survivors, line_at,
-                    position, free, norm, logn, line, slot, full, leaves, new_free, t, slots + token,
+                place, norm, logn, line, made, stays = fold(
+                    keys, values, own, counts, drawn, stands, gram, survivors, line_at,
+                    position, free, place, norm, logn, line, slot, full, leaves, new_free, t, slots + token,
                     slots + length + now, step, steps, now, places, HEADS, HP, QUERIES, D, DP, B, S, NEW, W,
                 )  # fmt: skip
 
             # What is left stays where it is; the newest takes the slot that is free.
             here = (col == slot) & (leaves == 0)  # A newest that takes the victim in has its slot, too.
-            tl.store(src + slot, slots + token, mask=stays)
+            if not FOLD:
+                tl.store(src + slot, slots + token, mask=stays)
             tl.store(stands + step, slot, mask=stays)
             tl.store(
                 line_at[:, None] + i[None, :] * W + slot, to_come,
@@ -281,8 +283,9 @@ def scan(  # type: ignore[no-untyped-def]
             next_line, next_newest, next_own, to_come = read_ahead(line_at, step + 1, steps, QUERIES, B, S, NEW, W)
             more = step + 1 < steps
             token = tl.load(columns + now + 1, mask=more, other=0)
-            if SOURCE == COUNT_MIN:
-                new_cell = tl.load(new_cells + (now + 1) * DEPTH, mask=more, other=0)
+            if SOURCE == COUNT_MIN:  # A step earlier than the rest: addresses are made of it at once.
+                new_cell = next_cell
+                next_cell = tl.load(new_cells + (now + 2) * DEPTH, mask=step + 2 < steps, other=0)
             if SOURCE >= FIXED:
                 new_score = tl.load(new_scores + now + 1, mask=more, other=0.0)
 
@@ -294,6 +297,8 @@ def scan(  # type: ignore[no-untyped-def]
         )  # fmt: skip
         tl.store(positions + col, position, mask=old)
         tl.store(scores + col, score, mask=old)
+        if FOLD:
+            tl.store(src + col, place, mask=old)
         tl.debug_barrier()
 
     if SOURCE == COUNT_MIN:
