@@ -52,7 +52,15 @@ def fold(  # type: ignore[no-untyped-def]
     made = tl.where(takes_in, slot, into)
     stays = (leaves == 0) & (takes_in == 0)
 
-    # All that folding reads, asked for at once.
+    # All that folding reads, asked for at once, the vectors first: the assembler keeps to the order of volatile ones.
+    one = tl.where(takes_in, token_place, tl.max(tl.where(col == into, place, -1), axis=0))
+    two = tl.where(leaves, token_place, tl.max(tl.where(col == victim, place, -1), axis=0))
+    head, d = tl.arange(0, HP)[:, None], tl.arange(0, DP)[None, :]
+    at, pooled = head * (places * D) + d, folds & (head < HEADS) & (d < D)
+    key = tl.load(keys + at + one * D, mask=pooled, other=0.0, volatile=True)
+    its_key = tl.load(keys + at + two * D, mask=pooled, other=0.0, volatile=True)
+    value = tl.load(values + at + one * D, mask=pooled, other=0.0, volatile=True)
+    its_value = tl.load(values + at + two * D, mask=pooled, other=0.0, volatile=True)
     to_come = line_at[:, None] + i[None, :] * W
     open_ = folds & (h < QUERIES)[:, None] & (i > step + 1)[None, :]
     others = tl.load(gram + into * W + col, mask=folds & within, other=0.0, volatile=True)
@@ -68,9 +76,8 @@ def fold(  # type: ignore[no-untyped-def]
     between = tl.load(gram + victim * W + into, mask=folds, other=0.0, volatile=True)
     with_new = tl.load(gram + into * W + mine, mask=folds, other=0.0, volatile=True)
     itself = tl.load(gram + into * (W + 1), mask=folds, other=0.0, volatile=True)
-    one = tl.where(takes_in, token_place, tl.max(tl.where(col == into, place, -1), axis=0))
-    two = tl.where(leaves, token_place, tl.max(tl.where(col == victim, place, -1), axis=0))
-    mix(keys, values, one, two, others_n, its, room, places, folds, HEADS, HP, D, DP)
+    mean(keys + at, key, its_key, others_n, its, room * D, pooled)
+    mean(values + at, value, its_value, others_n, its, room * D, pooled)
     tl.debug_barrier()  # What was read is written to below.
 
     # Products of the new key: the means of the two keys', and with itself those of both with both.
@@ -105,24 +112,13 @@ def fold(  # type: ignore[no-untyped-def]
     place = tl.where(there, room, tl.where(here, token_place, place))
     norm = tl.where(there, tl.sqrt(itself), tl.where(here, new_norm, norm))
     logn = tl.where(there, tl.log(total), tl.where(here, 0.0, logn))
-    mean = (next_left * others_n + next_right * its) / total
-    line = tl.where(there[None, :], mean[:, None], line)
+    next_made = (next_left * others_n + next_right * its) / total
+    line = tl.where(there[None, :], next_made[:, None], line)
     return place, norm, logn, line, tl.where(folds, made, -1), stays
 
 
 @triton.jit
-def mix(  # type: ignore[no-untyped-def]
-    keys, values, one, two, n_one, n_two, into, P, there,
-    HEADS: tl.constexpr, HP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
-):  # fmt: skip
-    """The keys and values of all heads at `into` ← the means over the tokens of two pairs."""
-    h, d = tl.arange(0, HP), tl.arange(0, DP)
-    at, mask = h[:, None] * (P * D) + d[None, :], there & (h < HEADS)[:, None] & (d < D)[None, :]
-    first_key = tl.load(keys + at + one * D, mask=mask, other=0.0, volatile=True)
-    second_key = tl.load(keys + at + two * D, mask=mask, other=0.0, volatile=True)
-    first_value = tl.load(values + at + one * D, mask=mask, other=0.0, volatile=True)
-    second_value = tl.load(values + at + two * D, mask=mask, other=0.0, volatile=True)
-    key = (first_key.to(tl.float32) * n_one + second_key.to(tl.float32) * n_two) / (n_one + n_two)
-    value = (first_value.to(tl.float32) * n_one + second_value.to(tl.float32) * n_two) / (n_one + n_two)
-    tl.store(keys + at + into * D, key.to(keys.dtype.element_ty), mask=mask)
-    tl.store(values + at + into * D, value.to(values.dtype.element_ty), mask=mask)
+def mean(at, one, two, n_one, n_two, into, there):  # type: ignore[no-untyped-def]
+    """The vectors at `into` ← the means over the tokens of two pairs."""
+    made = (one.to(tl.float32) * n_one + two.to(tl.float32) * n_two) / (n_one + n_two)
+    tl.store(at + into, made.to(at.dtype.element_ty), mask=there)

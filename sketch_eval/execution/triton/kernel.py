@@ -179,6 +179,7 @@ def scan(  # type: ignore[no-untyped-def]
         line = tl.load(line_at[:, None] + col[None, :], mask=taken, other=0.0)
         newest = tl.load(line_at + NEW, mask=h < QUERIES, other=0.0)
         next_line, next_newest, next_own, to_come = read_ahead(line_at, 0, steps, QUERIES, B, S, NEW, W)
+        next_token = tl.load(columns + chunk + 1, mask=steps > 1, other=0)
         for step in range(steps):
             # 1. Append: a pair is there from its own token on.
             t = began + step
@@ -281,13 +282,13 @@ def scan(  # type: ignore[no-untyped-def]
             # is used. What was copied is in it.
             tl.debug_barrier()
             next_line, next_newest, next_own, to_come = read_ahead(line_at, step + 1, steps, QUERIES, B, S, NEW, W)
-            more = step + 1 < steps
-            token = tl.load(columns + now + 1, mask=more, other=0)
-            if SOURCE == COUNT_MIN:  # A step earlier than the rest: addresses are made of it at once.
+            token = next_token  # Asked for two steps before, as addresses are made of it at once; so are cells.
+            next_token = tl.load(columns + now + 2, mask=step + 2 < steps, other=0)
+            if SOURCE == COUNT_MIN:
                 new_cell = next_cell
                 next_cell = tl.load(new_cells + (now + 2) * DEPTH, mask=step + 2 < steps, other=0)
             if SOURCE >= FIXED:
-                new_score = tl.load(new_scores + now + 1, mask=more, other=0.0)
+                new_score = tl.load(new_scores + now + 1, mask=step + 1 < steps, other=0.0)
 
         spread(weights, stands, PLANES * QUERIES, B, NEW, W, FOLD, WARPS)
         tl.debug_barrier()
