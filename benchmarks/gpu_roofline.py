@@ -72,7 +72,7 @@ COST: tuple[tuple[str, int, int], ...] = (
     ("SHFL", 4, 24),
     ("REDUX", 8, 30),
     ("LDSM|LDS|STS", 4, 28),
-    ("LDG|LD|STG|ST|RED|ATOM|ATOMG|LDGSTS", 4, 0),  # The latency is the device's.
+    ("LDG|LD|STG|ST|RED|REDG|ATOM|ATOMG|LDGSTS", 4, 0),  # The latency is the device's.
     ("F2F|I2F|F2I|F2FP|I2FP", 4, 12),
     ("BAR|MEMBAR|ERRBAR|CCTL|DEPBAR|LDGDEPBAR", 1, 30),
     ("FADD|FMUL|FFMA|IMAD|MOV|CS2R|HFMA2|HADD2", 1, 4),
@@ -99,6 +99,7 @@ def operands(code: str) -> tuple[list[str], list[str]]:
         "STS",
         "ST",
         "RED",
+        "REDG",
         "LDGSTS",
         "LDGDEPBAR",
         "DEPBAR",

@@ -159,6 +159,7 @@ def scan(  # type: ignore[no-untyped-def]
                 gain = tl.full((), 1.0, tl.float32)
             at_cells = cells + item[None, :] * DEPTH + (r % DEPTH)[:, None]
             cell = tl.load(at_cells, mask=(item >= 0)[None, :], other=0)
+            cell = tl.where((item >= 0)[None, :], cell, (col % width)[None, :])  # Empty slots are not all in one's way.
             new_cell = tl.load(new_cells + chunk * DEPTH)
             next_cell = tl.load(new_cells + (chunk + 1) * DEPTH, mask=steps > 1, other=0)
             if HIDE:
@@ -227,11 +228,14 @@ def scan(  # type: ignore[no-untyped-def]
                 if FADES and gain > MAX_GAIN:
                     divide_table(table, gain, DEPTH * width)
                     gain = tl.full((), 1.0, tl.float32)
-                given = tl.broadcast_to((mass * gain)[None, :], (RP, S))
-                counted = live[None, :] & (r < DEPTH)[:, None]
-                tl.atomic_add(table_rows[:, None] + cell, given, mask=counted, sem="relaxed", scope="cta")
-                given = tl.zeros((RP,), tl.float32) + new_mass * gain
-                tl.atomic_add(table_rows + new_cell, given, mask=r < DEPTH, sem="relaxed", scope="cta")
+                # What is none of the sketch's is given nothing: a branch for each cell would cost more than that.
+                given = tl.broadcast_to(tl.where(live, mass * gain, 0.0)[None, :], (RP, S))
+                new_given = tl.zeros((RP,), tl.float32) + new_mass * gain
+                if RP > DEPTH:
+                    given = tl.where((r < DEPTH)[:, None], given, 0.0)
+                    new_given = tl.where(r < DEPTH, new_given, 0.0)
+                tl.atomic_add(table_rows[:, None] + cell, given, sem="relaxed", scope="cta")
+                tl.atomic_add(table_rows + new_cell, new_given, sem="relaxed", scope="cta")
                 tl.debug_barrier()
                 found = tl.load(table_rows + new_cell, volatile=True)
                 estimate = read_table(table_rows[:, None] + cell, zero, WARPS)
