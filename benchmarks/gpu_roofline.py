@@ -184,7 +184,7 @@ def phases(built: Built) -> list[tuple[tuple[str, ...], float]]:
         add(loop, plan.queries * every, 2 * tiles)  # Weights come in two halves.
     # Weights go to the columns of their pairs: 16 rows of a warp a turn.
     spreading = (loop for loop in inner if loop not in multiplied and loop[0] > step[1])
-    found += [(body, 2 * plan.queries * plan.chunk / 16 / plan.warps) for _, _, body in list(spreading)[:1]]
+    found += [(body, plan.queries * plan.chunk / 16 / plan.warps) for _, _, body in list(spreading)[:1]]
     rest = (
         code
         for index, code in enumerate(whole)

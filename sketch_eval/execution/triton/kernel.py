@@ -77,7 +77,7 @@ def scan(  # type: ignore[no-untyped-def]
     new_scores float32 `[rows, length]`, new_cells int32 `[rows, length, DEPTH]`: of these tokens, in their order; cells
     int32 `[rows, slots + length, DEPTH]`, of all items; table float32 `[rows, DEPTH, width]`. src (place of the vectors of a slot's pair), own (place of its item), positions, scores, counts: `[rows,
     W]`, the state, pairs leading. drawn int32 `[rows, W]` (place of a column's vectors), stands int32 `[rows, 2, B]`
-    (the slot that a token took, and what folding made at its step), logits float32 `[rows, QUERIES, B, W]`, weights
+    (the slot that a token took, and what folding made at its step), logits float32 `[rows, QUERIES, B, W]` and two lines more, weights
     `[rows, PLANES, QUERIES, B, W]` (`write_weights`), gram float32 `[rows, W, W]`: scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
     """
     row = tl.program_id(0).to(tl.int64)
@@ -117,7 +117,9 @@ def scan(  # type: ignore[no-untyped-def]
     held = tl.sum((tl.load(positions + col, mask=old, other=-1) >= 0).to(tl.int32))
     gain = tl.full((), 1.0, tl.float32)  # The table holds `gain` times its weights: decay need not touch every cell.
     line_at = logits + h * (B * W)
-    taken = (h < QUERIES)[:, None] & (col < NEW)[None, :]
+    # Where all lanes have something to do, no mask is left of these.
+    asks, within = (h < QUERIES) | (QUERIES == QP), (col < NEW) | (NEW == S)
+    taken = asks[:, None] & within[None, :]
 
     if FOLD and held > 0:  # The products of the pairs that were there before; they are carried along from here on.
         for first in range(0, CAP, B):
@@ -178,8 +180,8 @@ def scan(  # type: ignore[no-untyped-def]
             norm = tl.sqrt(tl.load(gram + col * (W + 1), mask=position >= 0, other=0.0))
 
         line = tl.load(line_at[:, None] + col[None, :], mask=taken, other=0.0)
-        newest = tl.load(line_at + NEW, mask=h < QUERIES, other=0.0)
-        next_line, next_newest, next_own, to_come = read_ahead(line_at, 0, steps, QUERIES, B, S, NEW, W)
+        newest = tl.load(line_at + NEW, mask=asks, other=0.0)
+        next_line, next_newest, next_own, to_come = read_ahead(line_at, 0, asks, taken, B, S, NEW, W)
         next_token = tl.load(columns + chunk + 1, mask=steps > 1, other=0)
         for step in range(steps):
             # 1. Append: a pair is there from its own token on.
@@ -210,16 +212,16 @@ def scan(  # type: ignore[no-untyped-def]
             new_weight = new_weight * part
             put = weights + h * (B * W) + step * W
             write_weights(put[:, None] + col[None, :], weight, taken, QUERIES * B * W, HALF)
-            write_weights(put + mine, new_weight, h < QUERIES, QUERIES * B * W, HALF)
-            mass = tl.sum(tl.where((h < QUERIES)[:, None], weight, 0.0), axis=0) / QUERIES
-            new_mass = tl.sum(tl.where(h < QUERIES, new_weight, 0.0), axis=0) / QUERIES
+            write_weights(put + mine, new_weight, asks, QUERIES * B * W, HALF)
+            mass = tl.sum(tl.where(asks[:, None], weight, 0.0), axis=0) / QUERIES
+            new_mass = tl.sum(tl.where(asks, new_weight, 0.0), axis=0) / QUERIES
 
             # 3. Account.
             if SOURCE == EXACT:
-                score = tl.where(live, score * decay + mass, score)
+                score = score * decay + mass
                 new_score = new_mass
             elif SOURCE == LAST:
-                score = tl.where(live, mass, score)
+                score = mass
                 new_score = new_mass
             estimate = score
             new_estimate = new_score
@@ -243,7 +245,7 @@ def scan(  # type: ignore[no-untyped-def]
 
             # 4. Bound.
             full = held == CAP
-            free = live & (position >= sinks) & (age >= recent)
+            free = (position >= sinks) & (position <= t - recent)
             worth = estimate / (age + 1).to(tl.float32) if BY_AGE else estimate
             worth = tl.where(worth == worth, worth, float("-inf"))
             new_worth = tl.where(new_estimate == new_estimate, new_estimate, float("-inf"))
@@ -268,7 +270,7 @@ def scan(  # type: ignore[no-untyped-def]
             tl.store(stands + step, slot, mask=stays)
             tl.store(
                 line_at[:, None] + i[None, :] * W + slot, to_come,
-                mask=(h < QUERIES)[:, None] & (i > step + 1)[None, :] & stays,
+                mask=asks[:, None] & (i > step + 1)[None, :] & stays,
             )  # fmt: skip
             line = tl.where(((col == slot) & stays)[None, :], next_own[:, None], line)
             position = tl.where(here, t, position)
@@ -285,7 +287,7 @@ def scan(  # type: ignore[no-untyped-def]
             # What the next step needs is asked for here, behind a barrier, or the assembler would ask for it where it
             # is used. What was copied is in it.
             tl.debug_barrier()
-            next_line, next_newest, next_own, to_come = read_ahead(line_at, step + 1, steps, QUERIES, B, S, NEW, W)
+            next_line, next_newest, next_own, to_come = read_ahead(line_at, step + 1, asks, taken, B, S, NEW, W)
             token = next_token  # Asked for two steps before, as addresses are made of it at once; so are cells.
             next_token = tl.load(columns + now + 2, mask=step + 2 < steps, other=0)
             if SOURCE == COUNT_MIN:
@@ -294,14 +296,14 @@ def scan(  # type: ignore[no-untyped-def]
             if SOURCE >= FIXED:
                 new_score = tl.load(new_scores + now + 1, mask=step + 1 < steps, other=0.0)
 
-        spread(weights, stands, PLANES * QUERIES, B, NEW, W, FOLD, WARPS)
+        spread(weights, stands, QUERIES, B, NEW, W, FOLD, WARPS, HALF)
         tl.debug_barrier()
         output_chunk(
             out, values, drawn, columns, weights, chunk, steps, out_head, out_token, places,
             QUERIES, GROUP, D, DP, B, W, BW, NEW + (2 if FOLD else 1) * B, HALF,
         )  # fmt: skip
         tl.store(positions + col, position, mask=old)
-        tl.store(scores + col, score, mask=old)
+        tl.store(scores + col, tl.where(position >= 0, score, 0.0), mask=old)
         if FOLD:
             tl.store(src + col, place, mask=old)
         tl.debug_barrier()

@@ -75,10 +75,13 @@ def score_chunk(  # type: ignore[no-untyped-def]
     i, d, w = tl.arange(0, B), tl.arange(0, DP), tl.arange(0, BW)
     BLOCKS: tl.constexpr = (USED + BW - 1) // BW
     token = tl.load(columns_at + chunk + i, mask=i < steps, other=0)
+    at = q + token[:, None] * q_token + d[None, :]
+    asked = (i < steps)[:, None] & (d < D)[None, :]
+    query = tl.load(at, mask=asked, other=0.0)
     for turn in tl.range(0, QUERIES * BLOCKS, num_stages=STAGES):
         h, column = turn // BLOCKS, turn % BLOCKS * BW + w
-        at = q + h * q_head + token[:, None] * q_token + d[None, :]
-        query = tl.load(at, mask=(i < steps)[:, None] & (d < D)[None, :], other=0.0)
+        if QUERIES > 1:
+            query = tl.load(at + h * q_head, mask=asked, other=0.0)
         key = vectors_at(pool, h // GROUP, tl.load(src_at + column, mask=column < USED, other=-1), P, D, DP)
         found = product(query, tl.trans(key), HALF) * scaling
         tl.store(logits + (h * B + i[:, None]) * W + column[None, :], found, mask=(column < USED)[None, :])
@@ -107,18 +110,17 @@ def gram_rows(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def read_ahead(  # type: ignore[no-untyped-def]
-    line_at, step, steps,
-    QUERIES: tl.constexpr, B: tl.constexpr, S: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr,
-):  # fmt: skip
+    line_at, step, asks, taken, B: tl.constexpr, S: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr
+):
     """What a step hands on: the products of the next token's queries with the slots' keys, with its own and with that
-    of the step's own token; and those of the later queries with the last of these."""
-    col, h, i = tl.arange(0, S), tl.arange(0, line_at.shape[0]), tl.arange(0, B)
-    there, mine = (h < QUERIES) & (step + 1 < steps), NEW + step
-    below = line_at + (step + 1) * W
-    line = tl.load(below[:, None] + col[None, :], mask=there[:, None] & (col < NEW)[None, :], other=0.0)
-    newest = tl.load(below + mine + 1, mask=there, other=0.0)
-    own = tl.load(below + mine, mask=there, other=0.0)
-    later = there[:, None] & (i > step + 1)[None, :]
+    of the step's own token; and those of the later queries with the last of these. After the last token it is what
+    happens to lie there."""
+    col, i = tl.arange(0, S), tl.arange(0, B)
+    below, mine = line_at + (step + 1) * W, NEW + step
+    line = tl.load(below[:, None] + col[None, :], mask=taken, other=0.0)
+    newest = tl.load(below + mine + 1, mask=asks, other=0.0)
+    own = tl.load(below + mine, mask=asks, other=0.0)
+    later = asks[:, None] & (i > step + 1)[None, :]
     return line, newest, own, tl.load(line_at[:, None] + i[None, :] * W + mine, mask=later, other=0.0)
 
 
@@ -138,8 +140,8 @@ def write_weights(at, weight, there, plane, HALF: tl.constexpr):  # type: ignore
 @triton.jit
 def spread(  # type: ignore[no-untyped-def]
     weights, stands,
-    LINES: tl.constexpr, B: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr, FOLD: tl.constexpr,
-    WARPS: tl.constexpr,
+    QUERIES: tl.constexpr, B: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr, FOLD: tl.constexpr,
+    WARPS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """Weights in slots → the columns of the pairs that came to stand there within the chunk, one after the other.
 
@@ -153,16 +155,25 @@ def spread(  # type: ignore[no-untyped-def]
     slot = tl.load(stands + e)
     again = (slot[:, None] == slot[None, :]) & (at[:, None] > at[None, :])
     last = tl.min(tl.where(again, at[:, None], B), axis=0)
-    for first in range(0, LINES * B, R):
+    for first in range(0, QUERIES * B, R):
         row = first + r
         i = (row % B)[:, None]
         line = weights + row[:, None] * W
-        within = (row < LINES * B)[:, None]
+        within = (row < QUERIES * B)[:, None]
         later = within & (slot >= 0)[None, :] & (i > at[None, :])
-        found = tl.load(line + slot[None, :], mask=later & (i <= last[None, :]), other=0.0)
+        its, to = line + slot[None, :], line + (NEW + e)[None, :]
+        stood = later & (i <= last[None, :])
+        given = within & ((e >= B)[None, :] | (i != at[None, :]))
+        found = tl.load(its, mask=stood, other=0.0)
+        small = found
+        if HALF:
+            small = tl.load(its + QUERIES * B * W, mask=stood, other=0.0)
         tl.debug_barrier()
-        tl.store(line + (NEW + e)[None, :], found, mask=within & ((e >= B)[None, :] | (i != at[None, :])))
-        tl.store(line + slot[None, :], 0.0, mask=later)
+        tl.store(to, found, mask=given)
+        tl.store(its, 0.0, mask=later)
+        if HALF:
+            tl.store(to + QUERIES * B * W, small, mask=given)
+            tl.store(its + QUERIES * B * W, 0.0, mask=later)
 
 
 @triton.jit
@@ -175,6 +186,8 @@ def output_chunk(  # type: ignore[no-untyped-def]
     i, d, w = tl.arange(0, B), tl.arange(0, DP), tl.arange(0, BW)
     BLOCKS: tl.constexpr = (USED + BW - 1) // BW
     token = tl.load(columns_at + chunk + i, mask=i < steps, other=0)
+    at = out + token[:, None] * out_token + d[None, :]
+    given = (i < steps)[:, None] & (d < D)[None, :]
     total = tl.zeros((B, DP), tl.float32)
     for turn in tl.range(0, QUERIES * BLOCKS, num_stages=STAGES):
         h, block = turn // BLOCKS, turn % BLOCKS
@@ -190,9 +203,11 @@ def output_chunk(  # type: ignore[no-untyped-def]
         else:
             found = product(weight, value, HALF)
             total = tl.where(block == 0, found, total + found)
-        at = out + h * out_head + token[:, None] * out_token + d[None, :]
-        there = (i < steps)[:, None] & (d < D)[None, :] & (block == BLOCKS - 1)
-        tl.store(at, total.to(out.dtype.element_ty), mask=there)
+        if QUERIES > 1:
+            there = given & (block == BLOCKS - 1)
+            tl.store(at + h * out_head, total.to(out.dtype.element_ty), mask=there)
+    if QUERIES == 1:
+        tl.store(at, total.to(out.dtype.element_ty), mask=given)
 
 
 @triton.jit

@@ -89,7 +89,8 @@ def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: b
     source = SOURCES[cell.importance]
     simple = not fold and source != COUNT_MIN and queries < 8
     numbers = 32 * (16 if simple else 4 if fold and slots >= 512 else 8)
-    warps = max(power_of_two(queries) * slots // numbers, head_dim // 64, 4 if wide else 1)
+    least = 8 if queries >= 8 else 4 if wide else 1
+    warps = max(power_of_two(queries) * slots // numbers, head_dim // 64, least)
     warps = min(power_of_two(warps), 8)
     block = max(BLOCK * 32 * warps // power_of_two(head_dim), BLOCK)
     fades = source == COUNT_MIN and cell.decay**chunk < 2.0 ** (LOG_GAIN - LOG_REACH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import lru_cache
 from importlib.util import find_spec
@@ -156,7 +157,7 @@ class Scratch:
         self.drawn = torch.empty_like(self.src)
         self.stands = torch.empty(rows, 2, self.plan.chunk, dtype=torch.int32, device=device)
         shape = (rows, self.plan.queries, self.plan.chunk, columns)
-        self.logits = torch.empty(shape, dtype=torch.float32, device=device)
+        self.logits = torch.empty(math.prod(shape) + 2 * columns, dtype=torch.float32, device=device)
         planes, dtype = (2, self.keys.dtype) if self.half else (1, torch.float32)
         self.weights = torch.empty(rows, planes, *shape[1:], dtype=dtype, device=device)
         self.decided = Trace.empty(rows, length, device)  # Of the tokens that are no padding, which lead.
