@@ -165,6 +165,42 @@ def test_a_sketch_whose_table_is_divided_between_chunks_follows_the_oracle(fate:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"importance": "exact", "topk": 20},
+        pytest.param({"importance": "count_min", "strategy": "aggregate"}, marks=pytest.mark.slow),
+        pytest.param({"importance": "knorm", "strategy": "aggregate", "recent": 0}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_stores_with_long_chunks_follow_the_oracle(changes: dict[str, Any]) -> None:
+    """Stores of 32 pairs and more take chunks of 32 tokens: here two and a bit, the second of which fills the store."""
+    cell = small_cell(max_cache_size=36, width=64, scope="head", **changes)
+    assert_follows_oracle(cell, arriving(batch=1, kv_heads=1, length=80, seed=6))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"importance": "count_min", "topk": 4},
+        pytest.param({"importance": "exact", "recent": 0, "sinks": 0}, marks=pytest.mark.slow),
+        pytest.param({"importance": "count_min", "strategy": "aggregate"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_queries_that_are_no_numbers_have_the_victims_of_stepwise(changes: dict[str, Any]) -> None:
+    call = arriving(seed=5)
+    q = call.q.clone()
+    q[:, 0, 12], q[0, 1, 15] = float("nan"), float("inf")
+    (output, trace, _), (wanted, standard, _) = (
+        run(name, small_cell(**changes), [replace(call, q=q)]) for name in ("triton", "stepwise")
+    )
+    for what in ("victims", "survivors", "hidden"):
+        assert torch.equal(getattr(trace, what), getattr(standard, what)), what
+    assert torch.equal(output.isnan(), wanted.isnan())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
         {"importance": "knorm", "store": "int8"},
         {"importance": "count_min", "item": "token", "strategy": "aggregate"},
         pytest.param({"importance": "exact", "scope": "head"}, marks=pytest.mark.slow),

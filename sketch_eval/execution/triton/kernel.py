@@ -154,7 +154,6 @@ def scan(  # type: ignore[no-untyped-def]
         next_cell = new_cell
         new_score = tl.full((), 0.0, tl.float32)
         estimate = score
-        token = tl.load(columns + chunk)
         if SOURCE == COUNT_MIN:
             if gain > MAX_GAIN:
                 divide_table(table, gain, DEPTH * width)
@@ -182,6 +181,7 @@ def scan(  # type: ignore[no-untyped-def]
         line = tl.load(line_at[:, None] + col[None, :], mask=taken, other=0.0)
         newest = tl.load(line_at + NEW, mask=asks, other=0.0)
         next_line, next_newest, next_own, to_come = read_ahead(line_at, 0, asks, taken, B, S, NEW, W)
+        token = tl.load(columns + chunk)
         next_token = tl.load(columns + chunk + 1, mask=steps > 1, other=0)
         for step in range(steps):
             # 1. Append: a pair is there from its own token on.
@@ -265,8 +265,6 @@ def scan(  # type: ignore[no-untyped-def]
 
             # What is left stays where it is; the newest takes the slot that is free.
             here = (col == slot) & (leaves == 0)  # A newest that takes the victim in has its slot, too.
-            if not FOLD:
-                tl.store(src + slot, slots + token, mask=stays)
             tl.store(stands + step, slot, mask=stays)
             tl.store(
                 line_at[:, None] + i[None, :] * W + slot, to_come,
@@ -288,15 +286,16 @@ def scan(  # type: ignore[no-untyped-def]
             # is used. What was copied is in it.
             tl.debug_barrier()
             next_line, next_newest, next_own, to_come = read_ahead(line_at, step + 1, asks, taken, B, S, NEW, W)
-            token = next_token  # Asked for two steps before, as addresses are made of it at once; so are cells.
-            next_token = tl.load(columns + now + 2, mask=step + 2 < steps, other=0)
-            if SOURCE == COUNT_MIN:
+            if FOLD:
+                token = next_token
+                next_token = tl.load(columns + now + 2, mask=step + 2 < steps, other=0)
+            if SOURCE == COUNT_MIN:  # Asked for two steps before, as addresses are made of it at once.
                 new_cell = next_cell
                 next_cell = tl.load(new_cells + (now + 2) * DEPTH, mask=step + 2 < steps, other=0)
             if SOURCE >= FIXED:
                 new_score = tl.load(new_scores + now + 1, mask=step + 1 < steps, other=0.0)
 
-        spread(weights, stands, QUERIES, B, NEW, W, FOLD, WARPS, HALF)
+        spread(weights, stands, src, drawn, QUERIES, B, NEW, W, FOLD, WARPS, HALF)
         tl.debug_barrier()
         output_chunk(
             out, values, drawn, columns, weights, chunk, steps, out_head, out_token, places,
@@ -304,8 +303,6 @@ def scan(  # type: ignore[no-untyped-def]
         )  # fmt: skip
         tl.store(positions + col, position, mask=old)
         tl.store(scores + col, tl.where(position >= 0, score, 0.0), mask=old)
-        if FOLD:
-            tl.store(src + col, place, mask=old)
         tl.debug_barrier()
 
     if SOURCE == COUNT_MIN:

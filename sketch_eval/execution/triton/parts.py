@@ -120,8 +120,7 @@ def read_ahead(  # type: ignore[no-untyped-def]
     line = tl.load(below[:, None] + col[None, :], mask=taken, other=0.0)
     newest = tl.load(below + mine + 1, mask=asks, other=0.0)
     own = tl.load(below + mine, mask=asks, other=0.0)
-    later = asks[:, None] & (i > step + 1)[None, :]
-    return line, newest, own, tl.load(line_at[:, None] + i[None, :] * W + mine, mask=later, other=0.0)
+    return line, newest, own, tl.load(line_at[:, None] + i[None, :] * W + mine, mask=asks[:, None], other=0.0)
 
 
 @triton.jit
@@ -139,22 +138,23 @@ def write_weights(at, weight, there, plane, HALF: tl.constexpr):  # type: ignore
 
 @triton.jit
 def spread(  # type: ignore[no-untyped-def]
-    weights, stands,
+    weights, stands, src, drawn,
     QUERIES: tl.constexpr, B: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr, FOLD: tl.constexpr,
     WARPS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """Weights in slots → the columns of the pairs that came to stand there within the chunk, one after the other.
 
     A pair that takes a slot at step k has the slot's weights of the steps after k, up to that at which the next one
-    takes it. The pair that stood there before the chunk has none of these.
+    takes it. The pair that stood there before the chunk has none of these. `src` says where the last one's vectors lie.
     """
     E: tl.constexpr = (2 if FOLD else 1) * B
-    R: tl.constexpr = 16 * WARPS
+    R: tl.constexpr = (8 if FOLD else 16) * WARPS
     e, r = tl.arange(0, E), tl.arange(0, R)
     at = e % B
     slot = tl.load(stands + e)
     again = (slot[:, None] == slot[None, :]) & (at[:, None] > at[None, :])
     last = tl.min(tl.where(again, at[:, None], B), axis=0)
+    tl.store(src + slot, tl.load(drawn + NEW + e), mask=(slot >= 0) & (last == B))
     for first in range(0, QUERIES * B, R):
         row = first + r
         i = (row % B)[:, None]
