@@ -182,10 +182,11 @@ def phases(built: Built) -> list[tuple[tuple[str, ...], float]]:
         add(loop, (plan.heads if number else plan.queries) * fresh, tiles)
     for loop in after[:1]:
         add(loop, plan.queries * every, 2 * tiles)  # Weights come in two halves.
-    # Weights go to the columns of their pairs: 16 rows of a warp a turn, or 8 where folding makes twice as many.
+    # Weights go to the columns of their pairs, so many rows a turn.
     spreading = (loop for loop in inner if loop not in multiplied and loop[0] > step[1])
     found += [
-        (body, plan.queries * (plan.columns - plan.fresh) / 16 / plan.warps) for _, _, body in list(spreading)[:1]
+        (body, plan.queries * plan.chunk / (min(8 * plan.warps, 32) if plan.fold else 16 * plan.warps))
+        for _, _, body in list(spreading)[:1]
     ]
     rest = (
         code

@@ -11,7 +11,8 @@ from sketch_eval.execution.triton.parts import NONE, oldest_least
 @triton.jit
 def fold(  # type: ignore[no-untyped-def]
     keys, values, own, counts, drawn, stands, gram, survivors, line_at,
-    position, free, place, norm, logn, line, slot, full, leaves, new_free, t, token_place, room, step, steps, now, places,
+    position, free, place, norm, logn, line, slot, full, leaves, new_free, t, token_place, room, step, steps, now,
+    places,
     HEADS: tl.constexpr, HP: tl.constexpr, QUERIES: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr,
     S: tl.constexpr, NEW: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
@@ -26,7 +27,8 @@ def fold(  # type: ignore[no-untyped-def]
         new_free: whether the newest is unprotected.
 
     Returns:
-        place, norm, logn and line after it; the slot of the pair that was made, or -1; whether the newest stays as it came.
+        place, norm, logn and line after it; the slot of the pair that was made, or -1; whether the newest stays as it
+        came.
     """
     QP: tl.constexpr = line_at.shape[0]
     col, h, i = tl.arange(0, S), tl.arange(0, QP), tl.arange(0, B)

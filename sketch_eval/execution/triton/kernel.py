@@ -13,17 +13,13 @@ Pairs are *columns* of these products: [0, cap) the store's slots, [NEW, NEW + c
 them, where victims are folded, what folding makes of two pairs. A step works on vectors of the slots alone, and beside
 them on the newest pair, which is a number: of a cap and one pairs that a query sees, it is the one. Then the newest
 takes the slot that came free, and its products with the queries to come are copied to that slot's column, so that the
-steps read lines. No column's vectors ever change while the matrix products take them: `drawn` says where they lie.
-After the steps, `spread` gives the weights in a slot to the columns of the pairs that stood in it, one after the other.
+steps read lines. After the steps, `spread` gives the weights in a slot to the columns of the pairs that stood in it, one after the other.
 
-A folded pair's products are the means of the two pairs', since products are linear; that holds for the keys' products
-with each other too, of which cosines are made. It takes the survivor's slot, and the newest takes the victim's. Where
-one of the two is the newest itself, the pair that is made takes the other's slot.
+A folded pair's products are the means of the two pairs', as products are linear, and cosines are made of those of the
+keys with each other. It takes the survivor's slot, or the victim's where the newest is the survivor.
 """
 
 from __future__ import annotations
-
-import math
 
 import triton
 import triton.language as tl
@@ -52,7 +48,7 @@ FIXED, KNORM = tl.constexpr(plan.FIXED), tl.constexpr(plan.KNORM)
 NEVER = tl.constexpr(2**63 - 1)
 FIRST = tl.constexpr(-(2**63))
 MAX_GAIN = tl.constexpr(2.0**plan.LOG_GAIN)
-LOG2_E = tl.constexpr(math.log2(math.e))
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 # Compiled once for a cell and a model, whatever the lengths of texts.
@@ -74,11 +70,13 @@ def scan(  # type: ignore[no-untyped-def]
     the store's slots, the arriving tokens and, with FOLD, room for a folded pair for each of these. columns int32
     `[batch, length]`: the tokens that are no padding, of which there are count int32 `[batch]` after seen int32
     `[batch]`.
-    new_scores float32 `[rows, length]`, new_cells int32 `[rows, length, DEPTH]`: of these tokens, in their order; cells
-    int32 `[rows, slots + length, DEPTH]`, of all items; table float32 `[rows, DEPTH, width]`. src (place of the vectors of a slot's pair), own (place of its item), positions, scores, counts: `[rows,
-    W]`, the state, pairs leading. drawn int32 `[rows, W]` (place of a column's vectors), stands int32 `[rows, 2, B]`
-    (the slot that a token took, and what folding made at its step), logits float32 `[rows, QUERIES, B, W]` and two lines more, weights
-    `[rows, PLANES, QUERIES, B, W]` (`write_weights`), gram float32 `[rows, W, W]`: scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
+    new_scores float32 `[rows, length]`, new_cells int32 `[rows, length, DEPTH]`: theirs, in their order; cells int32
+    `[rows, slots + length, DEPTH]`: all items'; table float32 `[rows, DEPTH, width]`. src (place of the vectors of a
+    slot's pair), own (place of its item), positions, scores, counts: `[rows, W]`, the state, pairs leading. Scratch:
+    drawn int32 `[rows, W]` (place of a column's vectors), stands int32 `[rows, 2, B]` (the slot that a token took, and
+    what folding made at its step), logits float32 `[rows, QUERIES, B, W]` and two lines more, weights `[rows, PLANES,
+    QUERIES, B, W]` (`write_weights`), gram float32 `[rows, W, W]`. victims, survivors, hidden int32 `[rows, length]`,
+    without padding between.
     """
     row = tl.program_id(0).to(tl.int64)
     batch, unit = row // units, row % units
@@ -109,7 +107,7 @@ def scan(  # type: ignore[no-untyped-def]
 
     tokens = tl.load(count + batch)
     start = tl.load(seen + batch)
-    # Numbers in half precision are written as those in float32 lie in the threads, or they would have to change places.
+    # By fours: numbers in half precision are written as those in float32 lie in the threads.
     col = tl.max_contiguous(tl.arange(0, S), 4)
     h, r, i = tl.arange(0, QP), tl.arange(0, RP), tl.arange(0, B)
     table_rows = table + (r % DEPTH) * width  # A sketch of three rows reads its first one twice.
@@ -117,7 +115,6 @@ def scan(  # type: ignore[no-untyped-def]
     held = tl.sum((tl.load(positions + col, mask=old, other=-1) >= 0).to(tl.int32))
     gain = tl.full((), 1.0, tl.float32)  # The table holds `gain` times its weights: decay need not touch every cell.
     line_at = logits + h * (B * W)
-    # Where all lanes have something to do, no mask is left of these.
     asks, within = (h < QUERIES) | (QUERIES == QP), (col < NEW) | (NEW == S)
     taken = asks[:, None] & within[None, :]
 
@@ -184,12 +181,9 @@ def scan(  # type: ignore[no-untyped-def]
         token = tl.load(columns + chunk)
         next_token = tl.load(columns + chunk + 1, mask=steps > 1, other=0)
         for step in range(steps):
-            # 1. Append: a pair is there from its own token on.
-            t = began + step
-            now = chunk + step
-            mine = NEW + step  # The newest pair's column.
-            live = position >= 0
-            age = t - position
+            # 1. Append.
+            t, now, mine = began + step, chunk + step, NEW + step  # The last: the newest pair's column.
+            live, age = position >= 0, t - position
 
             # 2. Rank and attend.
             seen_now = live
@@ -230,7 +224,7 @@ def scan(  # type: ignore[no-untyped-def]
                 if FADES and gain > MAX_GAIN:
                     divide_table(table, gain, DEPTH * width)
                     gain = tl.full((), 1.0, tl.float32)
-                # What is none of the sketch's is given nothing: a branch for each cell would cost more than that.
+                # What is none of the sketch's is given nothing, which costs less than a branch for each.
                 given = tl.broadcast_to(tl.where(live, mass * gain, 0.0)[None, :], (RP, S))
                 new_given = tl.zeros((RP,), tl.float32) + new_mass * gain
                 if RP > DEPTH:
@@ -254,8 +248,7 @@ def scan(  # type: ignore[no-untyped-def]
             leaves = full & new_free & ((least == NONE) | (new_worth < low))  # The newest itself.
             slot = tl.where(full, least & 1023, held)
             tl.store(victims + now, tl.where(full, tl.where(leaves, t, least >> 10), -1))
-            newest, line = next_newest, next_line
-            stays, made = leaves == 0, -1
+            newest, line, stays, made = next_newest, next_line, leaves == 0, -1
             if FOLD:
                 place, norm, logn, line, made, stays = fold(
                     keys, values, own, counts, drawn, stands, gram, survivors, line_at,
@@ -263,13 +256,10 @@ def scan(  # type: ignore[no-untyped-def]
                     slots + length + now, step, steps, now, places, HEADS, HP, QUERIES, D, DP, B, S, NEW, W,
                 )  # fmt: skip
 
-            # What is left stays where it is; the newest takes the slot that is free.
             here = (col == slot) & (leaves == 0)  # A newest that takes the victim in has its slot, too.
             tl.store(stands + step, slot, mask=stays)
-            tl.store(
-                line_at[:, None] + i[None, :] * W + slot, to_come,
-                mask=asks[:, None] & (i > step + 1)[None, :] & stays,
-            )  # fmt: skip
+            later = asks[:, None] & (i > step + 1)[None, :]
+            tl.store(line_at[:, None] + i[None, :] * W + slot, to_come, mask=later & stays)
             line = tl.where(((col == slot) & stays)[None, :], next_own[:, None], line)
             position = tl.where(here, t, position)
             score = tl.where(here, new_score, score)
@@ -282,14 +272,13 @@ def scan(  # type: ignore[no-untyped-def]
                 cell = tl.where(here[None, :], new_cell[:, None], cell)
             held = tl.minimum(held + 1, CAP)
 
-            # What the next step needs is asked for here, behind a barrier, or the assembler would ask for it where it
-            # is used. What was copied is in it.
+            # The next step's numbers are asked for behind a barrier, or the assembler would do so where it needs them.
             tl.debug_barrier()
             next_line, next_newest, next_own, to_come = read_ahead(line_at, step + 1, asks, taken, B, S, NEW, W)
             if FOLD:
                 token = next_token
                 next_token = tl.load(columns + now + 2, mask=step + 2 < steps, other=0)
-            if SOURCE == COUNT_MIN:  # Asked for two steps before, as addresses are made of it at once.
+            if SOURCE == COUNT_MIN:  # Two steps before, as addresses are made of it at once.
                 new_cell = next_cell
                 next_cell = tl.load(new_cells + (now + 2) * DEPTH, mask=step + 2 < steps, other=0)
             if SOURCE >= FIXED:

@@ -148,7 +148,7 @@ def spread(  # type: ignore[no-untyped-def]
     takes it. The pair that stood there before the chunk has none of these. `src` says where the last one's vectors lie.
     """
     E: tl.constexpr = (2 if FOLD else 1) * B
-    R: tl.constexpr = (8 if FOLD else 16) * WARPS
+    R: tl.constexpr = min(8 * WARPS, 32) if FOLD else 16 * WARPS
     e, r = tl.arange(0, E), tl.arange(0, R)
     at = e % B
     slot = tl.load(stands + e)

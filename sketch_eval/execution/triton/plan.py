@@ -88,7 +88,7 @@ def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: b
     # 4 where it is not.
     source = SOURCES[cell.importance]
     simple = not fold and source != COUNT_MIN and queries < 8
-    numbers = 32 * (16 if simple else 4 if fold and slots >= 512 else 8)
+    numbers = 32 * (16 if simple else 4 if fold and slots >= 256 else 8)
     least = 8 if queries >= 8 else 4 if wide else 1
     warps = max(power_of_two(queries) * slots // numbers, head_dim // 64, least)
     warps = min(power_of_two(warps), 8)

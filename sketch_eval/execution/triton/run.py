@@ -173,7 +173,8 @@ class Scratch:
         given: dict[str, Any] = {
             "q": q, "keys": self.keys.contiguous(), "values": self.values.contiguous(), "out": output,
             "columns": self.tokens, "count": self.count, "seen": state.seen, "new_scores": self.new_scores,
-            "cells": self.cells, "new_cells": self.new_cells, "table": self.table, "src": self.src, "own": self.own, "positions": self.positions,
+            "cells": self.cells, "new_cells": self.new_cells,
+            "table": self.table, "src": self.src, "own": self.own, "positions": self.positions,
             "scores": self.scores, "counts": self.counts, "drawn": self.drawn, "stands": self.stands,
             "logits": self.logits, "weights": self.weights, "gram": self.gram,
             "victims": self.decided.victims, "survivors": self.decided.survivors, "hidden": self.decided.hidden,
