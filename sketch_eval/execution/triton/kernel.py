@@ -13,7 +13,7 @@ Pairs are *columns* of these products: [0, cap) the store's slots, [NEW, NEW + c
 them, where victims are folded, what folding makes of two pairs. A step works on vectors of the slots alone, and beside
 them on the newest pair, which is a number: of a cap and one pairs that a query sees, it is the one. Then the newest
 takes the slot that came free, and its products with the queries to come are copied to that slot's column, so that the
-steps read lines. After the steps, `spread` gives the weights in a slot to the columns of the pairs that stood in it, one after the other.
+steps read lines. After the steps, `spread` gives the weights in a slot to the columns of the pairs that stood there.
 
 A folded pair's products are the means of the two pairs', as products are linear, and cosines are made of those of the
 keys with each other. It takes the survivor's slot, or the victim's where the newest is the survivor.
