@@ -156,6 +156,8 @@ def test_bytes_are_told_over_the_window_and_a_window_of_as_many_bytes_is_a_point
     assert list(at.index) == ["window", "exact", "count_min 512×4", "window (cap 68)", "int4 (unbounded)"]
     assert at.to_numpy() == pytest.approx([0, 1, 32, 16, 20], abs=3)  # Near ones stand a little aside.
     assert views.window_bytes(frame(rows)) == {64: 102400, 68: 118784, 128: 204800}
+    stores = [row("window store=int4", 64, total=10), row("window scope=head store=float16", 64, total=20)]
+    assert views.window_bytes(frame([*stores, row("window aggregate", 64, total=30)])) == {64: 20}
 
 
 def test_points_of_equal_bytes_stand_side_by_side_in_their_order() -> None:

@@ -12,7 +12,7 @@ import front
 import pytest
 import readme
 import rotary
-from board import RIVALS, ROTARY, TEXTS, NotSoError, Tables
+from board import AROUND, RIVALS, ROTARY, TEXTS, NotSoError, Tables
 from picture import digest, drawn
 
 from sketch_eval.config import CacheConfig
@@ -80,7 +80,7 @@ def changed(tmp_path: Path) -> Callable[[str, str, str, str], Tables]:
     """The committed tables with one column of a cell changed at some cap, in all of them."""
 
     def change(cell: str, column: str, of: str, value: str) -> Tables:
-        for folder in {text.folder for text in (*TEXTS, *RIVALS, *ROTARY)}:
+        for folder in {text.folder for text in (*TEXTS, *RIVALS, *AROUND, *ROTARY)}:
             source, target = ROOT / "results" / folder / "leaderboard.csv", tmp_path / folder / "leaderboard.csv"
             target.parent.mkdir(exist_ok=True)
             shutil.copy(source, target)
@@ -131,6 +131,7 @@ def test_tables_that_say_the_contrary_of_a_sentence_are_refused(
     [
         ("h2o store=int4", "to_reference_high", "no cache of as many pairs in 4 bits is surely better"),
         ("count_min 512×4 scope=head store=int4", "to_reference_low", "the sketch in 4 bits is worse"),
+        ("streaming aggregate scope=head store=int4", "to_reference_high", "helps the folding on two texts"),
     ],
 )
 def test_tables_in_4_bits_that_say_the_contrary_are_refused(

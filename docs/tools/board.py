@@ -55,6 +55,12 @@ RIVALS = (
 """The texts of the front page."""
 PART = Text("ten documents of WikiText-2", "rivals", "wikitext")
 """What all cells of `rivals` were scored on, and not those of the answer alone."""
+AROUND = (
+    Text("library text", "ablation-int4", "stdlib_text"),
+    Text("twenty documents of WikiText-2", "ablation-int4", "wikitext"),
+    Text("the three works", "ablation-int4", "long_text"),
+)
+"""The texts of the choices around what the front page says to use."""
 ROTARY = (
     Text("library text", "rivals-rotary", "long_text_4096"),
     Text("WikiText-2", "rivals-rotary", "wikitext"),
@@ -73,7 +79,7 @@ class Tables:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.rows: dict[Text, dict[tuple[str, int], Row]] = {}
-        for text in (*TEXTS, *RIVALS, PART, *ROTARY):
+        for text in (*TEXTS, *RIVALS, PART, *AROUND, *ROTARY):
             with (results / text.folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
                 found = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == (text.task, METRIC)]
             self.rows[text] = {(row["cell"], int(row["cap"] or 0)): row for row in found}

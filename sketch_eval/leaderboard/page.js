@@ -89,7 +89,8 @@ function fill(cell, shown) {
   if (interval) cell.append(" "), element("span", interval, cell, { class: "interval" });
 }
 function label(parent, i, beside) {
-  const mark = beside.has(i) && cells.kind[i] !== "full" ? "equal bytes" : MARKS[subject().columns.mark[i]];
+  const other = cells.cap[i] ? "equal bytes" : "no bound";
+  const mark = beside.has(i) && cells.kind[i] !== "full" ? other : MARKS[subject().columns.mark[i]];
   if (beside.has(i) && cells.cap[i]) parent.append(` (cap ${cells.cap[i]})`);
   if (mark) parent.append(" "), element("span", mark, parent, { class: "mark" });
 }

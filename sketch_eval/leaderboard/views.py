@@ -193,10 +193,13 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def window_bytes(rows: pd.DataFrame) -> dict[float, float]:
-    """By cap, the bytes of the plain window, with which all others are compared; of the cheapest cell without one."""
-    plain = rows[(rows["cell"] == "window") & rows["cap"].notna()]
+    """By cap, the bytes of the plain window, with which all others are compared; of the cheapest cell without one.
+
+    Of windows in several stores it is the one with the most bits.
+    """
+    plain = rows[rows["cell"].map(method).str.fullmatch(r"window( (float|int)\d+)?") & rows["cap"].notna()]
     found = rows[rows["cap"].notna()].groupby("cap")["total_bytes"].min().to_dict()
-    found |= plain.groupby("cap")["total_bytes"].first().to_dict()
+    found |= plain.groupby("cap")["total_bytes"].max().to_dict()
     return {float(cap): float(count) for cap, count in found.items()}
 
 
