@@ -88,7 +88,7 @@ def test_a_row_of_the_demos_table_is_reproduced() -> None:
     [
         name
         for name in BOARDS
-        if name not in ("demo", "tasks-real", "ablation-real", "rivals-works", "rivals-rotary-works", "ablation-int4")
+        if name not in ("demo", "tasks-real", "ablation-real", "rivals-works", "rivals-rotary-works")
     ],
 )
 def test_a_row_of_each_table_is_reproduced(name: str) -> None:

@@ -90,9 +90,10 @@ def answer(tables: Tables) -> list[str]:
         f"in about an eighth of the full cache's bytes in float16, a window of 384 pairs in 4 bits that folds its "
         f"oldest pair (`max_cache_size=384,importance=recency,sinks=0,strategy=aggregate,scope=head,store=int4`). It "
         f"loses {_losses(tables, FOLDING)} of byte perplexity on the three texts below, and {_losses(tables, EIGHTH)} "
-        f"where it drops the pair. No other measured one of 384 pairs in 4 bits is surely better on all three; to keep "
-        f"the first four pairs as well (`sinks=4`) helps on two ([findings](docs/findings.md#around-the-answer)). "
-        f"Where a sketch chooses, it takes {by_sketch} KiB in place of {fold} and loses {_losses(tables, RANKED[2])};",
+        f"where it drops the pair. No other cache of 384 pairs in 4 bits that was measured is surely better on all "
+        f"three; to keep the first four pairs as well (`sinks=4`) helps on two "
+        f"([findings](docs/findings.md#around-the-answer)). Where a sketch chooses, it takes {by_sketch} KiB in place "
+        f"of {fold} and loses {_losses(tables, RANKED[2])};",
         f"in a quarter of the bytes, a window of 768 pairs in 4 bits that drops its oldest pair. It loses "
         f"{_losses(tables, QUARTER)};",
         "on a model with rotary positions, a plain window in 4 bits: on the one in this package neither folding nor a "
