@@ -37,7 +37,7 @@ def _families(stream: Stream) -> tuple[int, ...]:
 
 def _rowwise(constants: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Constants `[families, ...]` for rows `[rows, n, ...]`: `[...]` of a single family, else `[rows, 1, ...]`."""
-    constants, families = constants.to(rows.device), constants.shape[0]
+    families = constants.shape[0]
     if families == 1:
         return constants[0]
     return constants.repeat(rows.shape[0] // families, *(1 for _ in constants.shape[1:])).unsqueeze(1)
@@ -61,13 +61,20 @@ class PairwiseHash:
         words = [[splitmix64(seed, family, row) for row in range(depth)] for family in _families(stream)]
         self.a = torch.tensor([[1 + word % (MERSENNE_31 - 1) for word in family] for family in words])
         self.b = torch.tensor([[splitmix64(word) % MERSENNE_31 for word in family] for family in words])
+        self._on: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """a and b on a device, where they stay: a step does not wait for copies."""
+        if device not in self._on:
+            self._on[device] = self.a.to(device), self.b.to(device)
+        return self._on[device]
 
     def __call__(self, items: torch.Tensor) -> torch.Tensor:
         """Buckets `[..., depth]` int64 of items `[...]`, integers in [0, 2³¹ - 1).
 
         With several families the items are `[rows, n]`.
         """
-        a, b = _rowwise(self.a, items), _rowwise(self.b, items)
+        a, b = (_rowwise(each, items) for each in self.on(items.device))
         return (items.long().unsqueeze(-1) * a + b) % MERSENNE_31 % self.size
 
 
@@ -86,14 +93,18 @@ class SignHash:
 
     def __init__(self, features: int, bits: int, depth: int, seed: int, stream: Stream) -> None:
         self.bits, self.depth = bits, depth
-        self._planes = torch.stack([_planes(features, depth * bits, seed, family) for family in _families(stream)])
+        planes = torch.stack([_planes(features, depth * bits, seed, family) for family in _families(stream)])
+        self._on = {planes.device: planes}
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
         """Codes `[..., depth]` int64 of vectors `[..., features]`, computed in float32.
 
         With several families the vectors are `[rows, n, features]`.
         """
-        planes = self._planes.to(vectors.device)
+        if vectors.device not in self._on:
+            (first, *_) = self._on.values()
+            self._on[vectors.device] = first.to(vectors.device)
+        planes = self._on[vectors.device]
         families = planes[0] if len(planes) == 1 else planes.repeat(len(vectors) // len(planes), 1, 1)
         above = (vectors.float() @ families) > 0
         powers = 2 ** torch.arange(self.bits, device=vectors.device)
@@ -114,11 +125,17 @@ sign_hash = lru_cache(maxsize=256)(SignHash)
 
 def uniform(positions: torch.Tensor, seed: int, stream: Stream) -> torch.Tensor:
     """A draw in [0, 1) for each position, float32 of the same shape: the same for a position at any time."""
-    starts = torch.tensor([_signed(splitmix64(seed, family)) for family in _families(stream)])
-    bits = positions.long() * _signed(0x9E3779B97F4A7C15) + _rowwise(starts, positions)
+    starts = _rowwise(_starts(seed, stream, positions.device), positions)
+    bits = positions.long() * _signed(0x9E3779B97F4A7C15) + starts
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         bits = (bits ^ _shift_right(bits, shift)) * _signed(factor)
     return _shift_right(bits ^ _shift_right(bits, 31), 40).float() / 2**24
+
+
+@lru_cache(maxsize=1024)
+def _starts(seed: int, stream: Stream, device: torch.device) -> torch.Tensor:
+    """Where each family's draws start, int64 `[families]`."""
+    return torch.tensor([_signed(splitmix64(seed, family)) for family in _families(stream)], device=device)
 
 
 def _signed(word: int) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-# Before anything imports Triton: its kernels are interpreted then, on CPU tensors (tests/test_triton.py).
-os.environ["TRITON_INTERPRET"] = os.environ.get("TRITON_INTERPRET", "1")
+import torch
+
+# Before anything imports Triton: where no GPU is, its kernels are interpreted, on CPU tensors (tests/test_triton.py).
+os.environ["TRITON_INTERPRET"] = os.environ.get("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 import shutil
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import Any
 
 import hypothesis
 import pytest
-import torch
 from hub import words, write_model
 from transformers import (
     AutoConfig,

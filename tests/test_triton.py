@@ -1,4 +1,4 @@
-"""The kernel for GPUs, tried without one: interpreted on the CPU against the oracle, and compiled for GPUs."""
+"""The kernel for GPUs against the oracle, on a GPU or interpreted on the CPU; and compiled for GPUs without one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install -e '.
 import triton.language as tl
 from triton.runtime import interpreter
 
+from sketch_eval.commands.verify.executions import on
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance, choose, stepwise
@@ -25,6 +26,8 @@ from sketch_eval.execution.triton.plan import SOURCES
 from sketch_eval.state import Call, LayerState, Trace
 
 Scope = Literal["layer", "head"]
+
+DEVICE = "cpu" if execution.run.interpreted() else "cuda"
 
 NEAR_TIE = 1e-5
 """As in test_executions: no more is compared after a choice that was made by less."""
@@ -84,11 +87,14 @@ def small_cell(**changes: Any) -> CacheConfig:
 
 
 def run(name: Execution, cell: CacheConfig, calls: list[Call]) -> tuple[torch.Tensor, Trace, LayerState]:
-    """Output, trace and final state of calls, one after the other."""
+    """Output and trace, on the CPU, and final state of calls, one after the other; only the kernel's on a GPU."""
+    calls = [on(call, DEVICE if name == "triton" else "cpu") for call in calls]
     first = calls[0]
     state = LayerState(cell, 3, first.k, first.q.shape[1] // first.k.shape[1])
     outputs, traces = zip(*(advance(name, state, call) for call in calls), strict=True)
-    return torch.cat(outputs, 1), Trace.join(list(traces)), state
+    trace = Trace.join(list(traces))
+    decided = Trace(trace.victims.cpu(), trace.survivors.cpu(), trace.hidden.cpu(), trace.margins)
+    return torch.cat(outputs, 1).cpu(), decided, state
 
 
 def assert_follows_oracle(cell: CacheConfig, call: Call, calls: list[Call] | None = None) -> LayerState:
@@ -103,7 +109,7 @@ def assert_follows_oracle(cell: CacheConfig, call: Call, calls: list[Call] | Non
     compared = clear.unflatten(0, (len(truth), -1)).all(1)
     assert (output - truth)[compared].abs().max() < 1e-5
     assert (output[~call.valid] == 0).all()
-    assert (state.seen == call.valid.sum(1)).all()
+    assert (state.seen.cpu() == call.valid.sum(1)).all()
     return state
 
 
@@ -165,6 +171,42 @@ def test_a_sketch_whose_table_is_divided_between_chunks_follows_the_oracle(fate:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"importance": "exact", "topk": 20},
+        pytest.param({"importance": "count_min", "strategy": "aggregate"}, marks=pytest.mark.slow),
+        pytest.param({"importance": "knorm", "strategy": "aggregate", "recent": 0}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_stores_with_long_chunks_follow_the_oracle(changes: dict[str, Any]) -> None:
+    """Stores of 32 pairs and more take chunks of 32 tokens: here two and a bit, the second of which fills the store."""
+    cell = small_cell(max_cache_size=36, width=64, scope="head", **changes)
+    assert_follows_oracle(cell, arriving(batch=1, kv_heads=1, length=80, seed=6))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"importance": "count_min", "topk": 4},
+        pytest.param({"importance": "exact", "recent": 0, "sinks": 0}, marks=pytest.mark.slow),
+        pytest.param({"importance": "count_min", "strategy": "aggregate"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_queries_that_are_no_numbers_have_the_victims_of_stepwise(changes: dict[str, Any]) -> None:
+    call = arriving(seed=5)
+    q = call.q.clone()
+    q[:, 0, 12], q[0, 1, 15] = float("nan"), float("inf")
+    (output, trace, _), (wanted, standard, _) = (
+        run(name, small_cell(**changes), [replace(call, q=q)]) for name in ("triton", "stepwise")
+    )
+    for what in ("victims", "survivors", "hidden"):
+        assert torch.equal(getattr(trace, what), getattr(standard, what)), what
+    assert torch.equal(output.isnan(), wanted.isnan())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
         {"importance": "knorm", "store": "int8"},
         {"importance": "count_min", "item": "token", "strategy": "aggregate"},
         pytest.param({"importance": "exact", "scope": "head"}, marks=pytest.mark.slow),
@@ -182,16 +224,17 @@ def test_it_leaves_the_state_that_stepwise_leaves_and_goes_on_from_it(changes: d
     state = assert_follows_oracle(cell, call, parts)
     _, _, wanted = run("stepwise", cell, [call])
     assert_same_pairs(state, wanted)
-    turns = LayerState(cell, 3, call.k, 2)
+    turns = LayerState(cell, 3, call.k.to(DEVICE), 2)
     for name, part in zip(("stepwise", "triton", "stepwise", "triton"), parts, strict=True):
-        advance(name, turns, part)  # type: ignore[arg-type]
+        advance(name, turns, on(part, DEVICE))  # type: ignore[arg-type]
     assert_same_pairs(turns, wanted)
 
 
 def assert_same_pairs(one: LayerState, two: LayerState) -> None:
     """Two states hold the same pairs, in whatever slots."""
-    orders = [state.positions.argsort(dim=1) for state in (one, two)]
+    orders = [state.positions.cpu().argsort(dim=1) for state in (one, two)]
     for (name, mine), its in zip(one.tensors().items(), two.tensors().values(), strict=True):
+        mine, its = mine.cpu(), its.cpu()
         if name in ("seen", "sketch"):
             assert torch.allclose(mine.float(), its.float(), rtol=1e-4, atol=1e-7), name
             continue
@@ -229,7 +272,7 @@ def test_half_precision_decides_in_float32(dtype: torch.dtype, fate: str) -> Non
 def test_what_it_does_not_serve_is_refused_by_name_and_goes_stepwise_otherwise(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call = arriving()
+    call = on(arriving(), DEVICE)
     for changes, why in (
         ({"importance": "race"}, "importance=race"),
         ({"importance": "exact", "strategy": "aggregate_near"}, "strategy=aggregate_near"),
@@ -247,6 +290,7 @@ def test_what_it_does_not_serve_is_refused_by_name_and_goes_stepwise_otherwise(
     served = LayerState(small_cell(importance="exact"), 0, call.k, 2)
     assert not execution.why_not(served, call)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
+    call = on(call, "cpu")
     assert "this is cpu" in execution.why_not(served, call)
     monkeypatch.setattr(choose, "_said", set())
     with caplog.at_level(logging.WARNING):

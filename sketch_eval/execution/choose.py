@@ -12,10 +12,11 @@ import torch
 from sketch_eval.errors import UsageError
 from sketch_eval.state import Call, LayerState, Trace
 
-Execution = Literal["auto", "oracle", "stepwise", "compiled", "triton"]
+Execution = Literal["auto", "oracle", "stepwise", "compiled", "graph", "triton"]
 
-FASTEST_FIRST: tuple[Execution, ...] = ("compiled", "triton", "stepwise")
-"""Of these modules `auto` takes the first that serves a call: the first one those on a CPU, the second on a GPU."""
+FASTEST_FIRST: tuple[Execution, ...] = ("compiled", "graph", "triton", "stepwise")
+"""Of these modules `auto` takes the first that serves a call: on a CPU the first, on a GPU the second for single tokens
+and the third for texts."""
 
 _log = logging.getLogger(__name__)
 _said: set[str] = set()

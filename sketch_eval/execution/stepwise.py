@@ -57,7 +57,7 @@ def _step(
     state.held_values.write(rows, slot, tuple(part[:, :, i] for part in pairs.value_parts))
     state.positions[rows, slot] = torch.where(live, t, -1).int()
     if state.counts is not None:
-        state.counts[rows, slot] = 1.0
+        state.counts.scatter_(1, slot[:, None], 1.0)
     if state.items is not None:
         shown = state.show(t[:, None], token[:, None], pairs.keys[:, :, i : i + 1], pairs.values[:, :, i : i + 1])
         state.items[rows, slot] = policy.items(shown)[:, 0].int()

@@ -55,6 +55,7 @@ class AdaptiveCountMin(Sketched):
     observes = frozenset({"mass"})
     reads = frozenset({"width", "depth", "decay", "seed"})
     scopes = ("entropy",)
+    asks = True
     kind = CountMinSketch
     item_shape = None
 
@@ -79,7 +80,7 @@ class AdaptiveCountMin(Sketched):
         heads = self.place.owning
         owner = items % heads
         width, first = self.widths.gather(1, owner), self._first().gather(1, owner)
-        a, b = (each.to(owner.device)[owner] for each in (self.hashes.a, self.hashes.b))
+        a, b = (each[owner] for each in self.hashes.on(owner.device))
         return first[..., None] + ((items // heads)[..., None] * a + b) % MERSENNE_31 % width[..., None]
 
     def share_out(self, parts: torch.Tensor) -> None:

@@ -119,6 +119,10 @@ class Policy(ABC):
     renewed: ClassVar[bool] = False
     """Whether the estimates of all held pairs change at every token, with what else is held or was asked."""
 
+    asks: ClassVar[bool] = False
+    """Whether Python looks at its numbers within a step: others change their tensors in place, and a CUDA graph can
+    hold a step of theirs."""
+
     def __init__(self, cell: CacheConfig, place: Place) -> None:
         self.cell, self.place = cell, place
 

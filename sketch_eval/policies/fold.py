@@ -32,8 +32,10 @@ class Fold(Fate):
         partners = partners & ~nearness.isnan()
         survivor = least(-nearness, state.positions.long(), partners)
         folds = full & partners.any(1)
-        rows = torch.arange(len(victim), device=victim.device)[folds]
-        cls.merge(state, compared, rows, survivor[folds], victim[folds])
+        # Which rows fold is not asked on the processor: in the others a slot that holds no pair from now on is written.
+        spare = torch.where(full, victim, (state.positions < 0).int().argmax(1))
+        rows = torch.arange(len(victim), device=victim.device)
+        cls.merge(state, compared, rows, torch.where(folds, survivor, spare), victim)
         return torch.where(folds, survivor, -1)
 
     @classmethod
@@ -69,8 +71,8 @@ class Fold(Fate):
         Args:
             state: the layer's state, changed in place.
             compared: as `compared` gives them.
-            rows: int64 `[n]`, those that fold.
-            into: int64 `[n]`, the survivor's slot in each of them.
+            rows: int64 `[n]`.
+            into: int64 `[n]`, the survivor's slot in each of them, or one that holds no pair.
             gone: int64 `[n]`, the victim's.
         """
         assert state.counts is not None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import cast, get_args
 
 import torch
@@ -29,6 +33,9 @@ CLOSE = 1e-4
 SEQUENCES, QUERY_HEADS, KV_HEADS, HEAD_DIM, TOKENS = 2, 4, 2, 16, 48
 PREFIX = 32
 """Tokens that come at once; those after it come one at a time, as in decoding."""
+
+PROCESSES = 8
+"""At most, that compile kernels for a GPU: each takes some hundred MiB of its memory."""
 
 PAIRS = tuple((name, fate) for name in ("count_min", "exact", "recency") for fate in ("topk", "aggregate"))
 USUAL = 24
@@ -59,6 +66,9 @@ def check(device: str, cells: int) -> Iterator[Check]:
     """A row for every execution on every kind of device that it serves."""
     names = [name for name in get_args(Execution) if name not in ("auto", "oracle")]
     places = list(dict.fromkeys((torch.device(device).type, "cpu")))
+    if places[0] == "cuda":
+        with ProcessPoolExecutor(min(os.cpu_count() or 1, PROCESSES), get_context("spawn")) as pool:
+            list(pool.map(_compile, range(cells)))
     for name in names:
         found = {place: _follow(cast(Execution, name), place, cells) for place in places}
         reasons = [one for one in found.values() if isinstance(one, str)]
@@ -77,29 +87,46 @@ def check(device: str, cells: int) -> Iterator[Check]:
                 yield Check("execution", f"{name} on {place}", expected, text, "ok")
 
 
+def _compile(seed: int) -> None:
+    """Leave the kernel of a random cell in Triton's cache on disk: it takes seconds, of one processor."""
+    cell, call = random_cell(seed), on(random_call(seed), "cuda")
+    with suppress(ImportError, UsageError):
+        advance("triton", _state(cell, call), call.split(PREFIX)[0])
+
+
+def on(call: Call, device: str) -> Call:
+    """The same tokens on a device."""
+    return Call(*(each.to(device) for each in (call.q, call.k, call.v, call.tokens, call.valid)), call.scaling)
+
+
 def _follow(execution: Execution, place: str, cells: int) -> Followed | str:
     """How an execution follows the oracle on a device; or why it cannot be had."""
     followed = Followed()
-    for number in range(cells):
-        cell, call = random_cell(number), random_call(number)
+    for seed in range(cells):
+        cell, call = random_cell(seed), random_call(seed)
         truth, standard = advance("oracle", _state(cell, call), call)
-        q, k, v, ids, valid = (tensor.to(place) for tensor in (call.q, call.k, call.v, call.tokens, call.valid))
-        there = Call(q, k, v, ids, valid, call.scaling)
-        state, outputs, traces = _state(cell, there), [], []
+        there = on(call, place)
+        state, outputs, traces, served = _state(cell, there), [], [], False
         try:
             head, *rest = there.split(PREFIX)
-            for part in (head, *(one for tail in rest for one in tail.split(1))):
-                output, trace = advance(execution, state, part)
+            for number, part in enumerate((head, *(one for tail in rest for one in tail.split(1)))):
+                try:
+                    output, trace = advance(execution, state, part)
+                    served = True
+                except UsageError:  # Texts or single tokens that it does not serve go by what serves all.
+                    if number and not served:
+                        break
+                    output, trace = advance("stepwise", state, part)
                 outputs.append(output.cpu())
                 traces.append(trace)
         except ImportError as error:
             return f"is not installed here: {error}"
-        except UsageError:  # It does not serve the cell here.
-            continue
         except Exception as error:  # Whatever it is, the report has to say so, and go on.
             followed.otherwise = followed.otherwise or f"{type(error).__name__} in the cell {_spelt(cell)}: {error}"
             followed.cells += 1
             break
+        if not served:
+            continue
         followed.cells += 1
         tokens, off, alike = _compare(truth, standard, torch.cat(outputs, 1), Trace.join(traces), call.valid)
         followed.tokens += tokens

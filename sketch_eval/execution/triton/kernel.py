@@ -14,6 +14,10 @@ victims are folded, what folding makes of two columns: a new one, while both lea
 products are the means of theirs; that holds for the keys' products with each other too, of which cosines are made. No
 column's vectors ever change, so what a query saw is what the matrix products take. After a chunk the columns that are
 left move to the front, by their places in the pool of vectors, which stay where they are.
+
+Of a Count-Min table a column has its own cells' numbers in registers, from a chunk's beginning to its end. Only those
+of cells that several of the chunk's columns have are added up in memory, at every step: of additions in memory a GPU
+makes the fewest.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from sketch_eval.execution.triton.parts import (
     output_chunk,
     read_table,
     score_chunk,
+    shared_cells,
 )
 
 COUNT_MIN, EXACT, LAST = tl.constexpr(plan.COUNT_MIN), tl.constexpr(plan.EXACT), tl.constexpr(plan.LAST)
@@ -44,7 +49,7 @@ MAX_GAIN = tl.constexpr(2.0**40)
 # Compiled once for a cell and a model, whatever the lengths of texts.
 @triton.jit(do_not_specialize=plan.VARYING)
 def scan(  # type: ignore[no-untyped-def]
-    q, keys, values, out, columns, count, seen, new_scores, cells, table,
+    q, keys, values, out, columns, count, seen, new_scores, cells, table, owners,
     src, own, positions, scores, counts, moves, logits, gram, victims, survivors, hidden,
     length, places, slots, width, q_batch, q_head, q_token, out_batch, out_head, out_token, units,
     scaling, decay, sinks, recent, visible, visible_sinks, visible_recent, zero,
@@ -62,8 +67,8 @@ def scan(  # type: ignore[no-untyped-def]
     `[batch]`.
     new_scores float32 `[rows, length]`; cells int32 `[rows, slots + length, DEPTH]`; table float32 `[rows, DEPTH,
     width]`. src (place of a column's vectors), own (place of its item), positions, scores, counts: `[rows, W]`, the
-    state, pairs leading. moves int32 `[rows, W]`, logits float32 `[rows, QUERIES, B, W]`, gram float32 `[rows, 2, W,
-    W]`: scratch. victims, survivors, hidden int32 `[rows, length]`, without padding between.
+    state, pairs leading. Scratch: owners int32, as table; moves int32 `[rows, W]`, logits float32 `[rows, QUERIES, B,
+    W]`, gram float32 `[rows, 2, W, W]`. victims, survivors, hidden int32 `[rows, length]`, without padding between.
     """
     row = tl.program_id(0).to(tl.int64)
     batch, unit = row // units, row % units
@@ -78,6 +83,7 @@ def scan(  # type: ignore[no-untyped-def]
     new_scores += row * length
     cells += row * (slots + length) * DEPTH
     table += row * DEPTH * width
+    owners += row * DEPTH * width
     src += row * W
     own += row * W
     positions += row * W
@@ -95,6 +101,7 @@ def scan(  # type: ignore[no-untyped-def]
     start = tl.load(seen + batch)
     col, h, r, i = tl.arange(0, W), tl.arange(0, QP), tl.arange(0, RP), tl.arange(0, B)
     rows_of_table = table + (r % DEPTH)[:, None] * width  # A sketch of three rows reads its first one twice.
+    rows_of_owners = owners + (r % DEPTH)[:, None] * width
     held = tl.sum((tl.load(positions + col, mask=col < CAP, other=-1) >= 0).to(tl.int32))
     gain = tl.full((), 1.0, tl.float32)  # The table holds `gain` times its weights: decay need not touch every cell.
     taken = (h < QUERIES)[:, None] & (col < USED)[None, :]
@@ -127,15 +134,19 @@ def scan(  # type: ignore[no-untyped-def]
         else:
             item = place
         cell = tl.zeros((RP, W), tl.int32)
-        estimate = score
+        value, estimate = tl.zeros((RP, W), tl.float32), score
+        keeps = item >= 0  # Columns that know what stands in their cells.
+        shared = tl.zeros((RP, W), tl.int1)
         if SOURCE == COUNT_MIN:
             if gain > MAX_GAIN:
                 divide_table(table, gain, DEPTH * width)
                 gain = tl.full((), 1.0, tl.float32)
             at_cells = cells + item[None, :] * DEPTH + (r % DEPTH)[:, None]
-            cell = tl.load(at_cells, mask=(item >= 0)[None, :], other=0)
-            if HIDE:
-                estimate = read_table(rows_of_table + cell, zero, WARPS)
+            cell = tl.load(at_cells, mask=keeps[None, :], other=0)
+            there = tl.broadcast_to(keeps[None, :], (RP, W))
+            shared = shared_cells(rows_of_owners + cell, col, there)
+            value = tl.load(rows_of_table + cell, mask=there, other=0.0, volatile=True)
+            estimate = tl.min(value, axis=0)
         tl.debug_barrier()
         score_chunk(
             q, keys, src, columns, logits, chunk, steps, scaling, q_head, q_token, places,
@@ -188,12 +199,14 @@ def scan(  # type: ignore[no-untyped-def]
                 gain = gain / decay
                 if FADES and gain > MAX_GAIN:
                     divide_table(table, gain, DEPTH * width)
+                    value = value / gain
                     gain = tl.full((), 1.0, tl.float32)
-                mine = live[None, :] & (r < DEPTH)[:, None]
-                given = tl.broadcast_to((mass * gain)[None, :], (RP, W))
+                given = tl.broadcast_to(tl.where(live, mass * gain, 0.0)[None, :], (RP, W))
+                mine = shared & live[None, :] & (r < DEPTH)[:, None]
                 tl.atomic_add(rows_of_table + cell, given, mask=mine, sem="relaxed", scope="cta")
                 tl.debug_barrier()
-                estimate = read_table(rows_of_table + cell, zero, WARPS)
+                value = tl.where(shared, read_table(rows_of_table + cell, shared, zero, WARPS), value + given)
+                estimate = tl.min(value, axis=0)
 
             # 4. Bound.
             full = held > CAP
@@ -253,6 +266,11 @@ def scan(  # type: ignore[no-untyped-def]
                 if SOURCE == COUNT_MIN:
                     of_survivor = tl.sum(tl.where(left_behind[None, :], cell, 0), axis=1)
                     cell = tl.where(here[None, :], of_survivor[:, None], cell)
+                    of_survivor = tl.sum(tl.where(left_behind[None, :], value, 0.0), axis=1)
+                    value = tl.where(here[None, :], of_survivor[:, None], value)
+                    of_survivor = tl.sum(tl.where(left_behind[None, :] & shared, 1, 0), axis=1)
+                    shared = tl.where(here[None, :], of_survivor[:, None] > 0, shared)
+                    keeps = (keeps & (left_behind == 0)) | here
                 position = tl.where(here, since, tl.where(left_behind, -1, position))
                 tl.debug_barrier()
                 line = tl.load(at + (step + 1) * W, mask=taken & (step + 1 < steps), other=0.0)
@@ -264,6 +282,9 @@ def scan(  # type: ignore[no-untyped-def]
             out, values, src, columns, logits, chunk, steps, out_head, out_token, places,
             QUERIES, GROUP, D, DP, B, W, BW, USED, HALF,
         )  # fmt: skip
+
+        if SOURCE == COUNT_MIN:
+            tl.store(rows_of_table + cell, value, mask=keeps[None, :] & (shared == 0))
 
         # What is left moves to the front.
         left_over = position >= 0

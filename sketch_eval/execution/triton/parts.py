@@ -119,20 +119,36 @@ def output_chunk(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def read_table(at, zero, WARPS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A Count-Min table's estimates `[columns]` at the places `at [rows, columns]` of its cells.
+def shared_cells(owners, column, there):  # type: ignore[no-untyped-def]
+    """Which cells, of those that are there, several columns have; `owners [rows, columns]` are their places in scratch.
+
+    Every column writes its number to its cells. Who does not find it there tells whoever wrote over it.
+    """
+    mine = tl.broadcast_to(column[None, :], there.shape)
+    tl.store(owners, mine, mask=there)
+    tl.debug_barrier()
+    beaten = there & (tl.load(owners, mask=there, other=0, volatile=True) != mine)
+    tl.debug_barrier()
+    tl.store(owners, -1, mask=beaten)
+    tl.debug_barrier()
+    return there & (tl.load(owners, mask=there, other=0, volatile=True) == -1)
+
+
+@triton.jit
+def read_table(at, there, zero, WARPS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A Count-Min table's numbers at the places `at [rows, columns]` of its cells, of those that are there.
 
     Atomic additions go to the second cache, which volatile loads read. ptxas would wait for one column's cells and take
-    their minimum before it asks for the next column's. So every minimum here depends on all cells of its thread, by a
+    their minimum before it asks for the next column's. So every number here depends on all cells of its thread, by a
     number that is 0 at run time, and all are asked for before the first is waited for.
     """
-    found = tl.load(at, volatile=True)
+    found = tl.load(at, mask=there, other=0.0, volatile=True)
     SPAN: tl.constexpr = 32 * WARPS  # A thread's columns are that far from each other.
     if at.shape[1] > SPAN:
         bits = tl.reshape(found.to(tl.int32, bitcast=True), (at.shape[0], at.shape[1] // SPAN, SPAN))
         bits = bits | (tl.xor_sum(tl.xor_sum(bits, 0), 0) & zero)[None, None, :]
         found = tl.reshape(bits, at.shape).to(tl.float32, bitcast=True)
-    return tl.min(found, axis=0)
+    return found
 
 
 @triton.jit

@@ -138,6 +138,7 @@ class Scratch:
         self.counts = by_column(ones if state.counts is None else state.counts, 1.0)
         memory = state.policy.tensors()
         self.table = memory.get("sketch", torch.zeros(rows, 1, 1, device=device))
+        self.owners = torch.empty_like(self.table, dtype=torch.int32)
         self.cells = torch.zeros(1, dtype=torch.int32, device=device)
         self.new_scores = torch.zeros(1, dtype=torch.float32, device=device)
         scores = memory.get("scores", torch.zeros_like(ones))
@@ -166,7 +167,8 @@ class Scratch:
         given: dict[str, Any] = {
             "q": q, "keys": self.keys.contiguous(), "values": self.values.contiguous(), "out": output,
             "columns": self.tokens, "count": self.count, "seen": state.seen, "new_scores": self.new_scores,
-            "cells": self.cells, "table": self.table, "src": self.src, "own": self.own, "positions": self.positions,
+            "cells": self.cells, "table": self.table, "owners": self.owners, "src": self.src, "own": self.own,
+            "positions": self.positions,
             "scores": self.scores, "counts": self.counts, "moves": self.moves, "logits": self.logits, "gram": self.gram,
             "victims": self.decided.victims, "survivors": self.decided.survivors, "hidden": self.decided.hidden,
             "length": call.length, "places": self.keys.shape[2], "slots": self.slots, "width": self.table.shape[2],
