@@ -1,11 +1,15 @@
 """What a generated token costs: `generate` with a bounded cache, beside untouched `generate`, in one process.
 
-    python benchmarks/decode.py [--layers 12] [--new 1000] [--batches 1,8] [--output benchmarks/decode.md]
+    python benchmarks/decode.py [--layers 12] [--new 1000] [--batches 1,8] [--device cpu] [--output FILE]
 
 A random GPT-2 whose layers are those of the 124M-parameter one, with a head in proportion to how many there are;
 greedy, after 16 tokens, float32, on the CPU with one thread. Milliseconds of the processor a token, which other work
 on the machine changes least, over each quarter of the new tokens: the untouched cache grows, and the bounded one does
 not. Ratios are untouched ÷ bounded, so that above 1 the bounded one is ahead.
+
+With `--device cuda` it is in bfloat16, and milliseconds of the clock. There the untouched model is timed with and
+without cuDNN's attention, which torch may choose, and which makes a plan anew for each length of the cache: the ratios
+are of the faster one.
 """
 
 from __future__ import annotations
@@ -39,7 +43,9 @@ class Clock(LogitsProcessor):
         self.times: list[float] = []
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.times.append(time.process_time())
+        if scores.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter() if scores.device.type == "cuda" else time.process_time())
         return scores
 
 
@@ -48,7 +54,7 @@ def generate(model: GPT2LMHeadModel, batch: int, new: int, cell: CacheConfig | N
     clock = Clock()
     prompt = torch.randint(1, model.config.vocab_size, (batch, 16), generator=torch.Generator().manual_seed(0))
     model.generate(
-        prompt,
+        prompt.to(model.device),
         past_key_values=None if cell is None else SketchCache(model.config, cell),
         logits_processor=LogitsProcessorList([clock]),
         min_new_tokens=new, max_new_tokens=new, do_sample=False, pad_token_id=0,
@@ -61,13 +67,14 @@ def main(
     layers: Annotated[int, typer.Option(help="layers of the model")] = 12,
     new: Annotated[int, typer.Option(help="tokens to generate")] = 1000,
     batches: Annotated[str, typer.Option(help="sequences at once, with commas between")] = "1,8",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     output: Annotated[Path | None, typer.Option(help="also write the table to this file")] = None,
 ) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = GPT2Config(n_layer=layers, vocab_size=max(50257 * layers // 12, 64), bos_token_id=0, eos_token_id=0)
-    model = GPT2LMHeadModel(config).eval()
+    model = GPT2LMHeadModel(config).eval().to(device, torch.bfloat16 if device == "cuda" else torch.float32)
     enable(model)
     heads = [f"{round(part * new / PARTS)} to {round((part + 1) * new / PARTS)}" for part in range(PARTS)]
     rows = [
@@ -78,14 +85,20 @@ def main(
     for cell in CELLS.values():
         generate(model, 1, 20, CacheConfig(**cell))  # What is compiled, is compiled here.
     for batch in map(int, batches.split(",")):
-        full = generate(model, batch, new, None)
-        for name, fields in {"untouched": None, **CELLS}.items():
-            taken = full if fields is None else generate(model, batch, new, CacheConfig(**fields))
+        untouched = {"untouched": generate(model, batch, new, None)}
+        if device == "cuda":
+            torch.backends.cuda.enable_cudnn_sdp(False)
+            untouched["untouched, without cuDNN's attention"] = generate(model, batch, new, None)
+            torch.backends.cuda.enable_cudnn_sdp(True)
+        full = min(untouched.values(), key=sum)
+        for name, fields in {**dict.fromkeys(untouched), **CELLS}.items():
+            taken = untouched[name] if fields is None else generate(model, batch, new, CacheConfig(**fields))
             ratios = [sum(full) / sum(taken), full[-1] / taken[-1]]
             numbers = [f"{ms:.2f}" for ms in taken] + [f"{ratio:.2f}" for ratio in ratios]
             rows.append(f"| {batch} | {name} | {' | '.join(numbers)} |")
             print(rows[-1], flush=True)
-    text = [f"{layers} layers, {new} new tokens, {platform.machine()}, torch {torch.__version__}.", "", *rows]
+    where = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    text = [f"{layers} layers, {new} new tokens, {where}, torch {torch.__version__}.", "", *rows]
     if output is not None:
         output.write_text("\n".join(["# Decoding", "", *text]) + "\n", encoding="utf-8")
 

@@ -49,12 +49,10 @@ def passed(cache: Cache | None, sequence: int, columns: int | None, rounded: boo
     if not isinstance(cache, SketchCache):
         return total
     rows = slice(sequence * cache.units, (sequence + 1) * cache.units)
-    for layer in range(len(cache.layers)):
-        trace = cache.trace(layer)
-        victims, survivors, hidden = (t[rows, :columns] for t in (trace.victims, trace.survivors, trace.hidden))
-        total.evictions += int((victims >= 0).sum())
-        total.folds += int((survivors >= 0).sum())
-        total.hidden += int(hidden.sum())
+    victims, survivors, hidden = cache.decisions()[:, :, rows, :columns].unbind(1)
+    total.evictions = int((victims >= 0).sum())
+    total.folds = int((survivors >= 0).sum())
+    total.hidden = int(hidden.sum())
     return total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +90,8 @@ class LayerState:
         seen: int32 `[batch]`, tokens appended so far: the next token's position.
         policy: the policy, with its own tensors.
         fate: the fate of its victims.
-        prepared: what an execution has made of these tensors to save itself work at the next token: views, and no
-            memory of its own.
+        prepared: what an execution has made of these tensors to save itself work at the next token: views of them, and
+            with them the copy of one call.
     """
 
     def __init__(
@@ -252,6 +253,15 @@ class Call:
     def length(self) -> int:
         """Tokens, padding included."""
         return self.tokens.shape[1]
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Call:
+        """The call of the changed tensors."""
+        q, k, v, tokens, valid = map(change, (self.q, self.k, self.v, self.tokens, self.valid))
+        return Call(q, k, v, tokens, valid, self.scaling)
+
+    def to(self, device: torch.device | str) -> Call:
+        """The call on a device."""
+        return self.each(lambda tensor: tensor.to(device))
 
     def split(self, size: int) -> list[Call]:
         """The call as calls of at most so many tokens, one after the other."""

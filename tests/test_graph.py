@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sketch_eval.commands.verify.executions import PREFIX, SPEEDS, on, random_call
+from sketch_eval.commands.verify.executions import PREFIX, SPEEDS, random_call
 from sketch_eval.config import CacheConfig
 from sketch_eval.execution import advance, graph, stepwise
 from sketch_eval.foresight import Fitted
@@ -62,7 +62,7 @@ def test_a_step_asks_nothing_of_its_numbers_and_changes_its_tensors_in_place(imp
 @pytest.mark.parametrize("importance", RANKINGS)
 def test_captured_steps_leave_what_stepwise_leaves(importance: str) -> None:
     for cell in cells(importance):
-        call = on(random_call(1), "cuda")
+        call = random_call(1).to("cuda")
         one, two = make(cell, call), make(cell, call)
         head, *rest = call.split(PREFIX)
         for state in (one, two):

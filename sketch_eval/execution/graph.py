@@ -43,7 +43,7 @@ class Steps:
         self.taken = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.call = call
-        self.output, self.trace = torch.empty(0), Trace.empty(0, 0)
+        self.output = self.decided = torch.empty(0)
 
     def fit(self, call: Call) -> bool:
         """Whether a call is like those before it."""
@@ -62,19 +62,19 @@ class Steps:
         for mine, its in zip(_tensors(self.call), _tensors(call), strict=True):
             mine.copy_(its)
         self.graph.replay()
-        decided = (self.trace.victims, self.trace.survivors, self.trace.hidden)
-        return self.output.clone(), Trace(*(each.clone() for each in decided))
+        return self.output.clone(), Trace(*self.decided.clone().unbind())
 
     def _capture(self, state: LayerState, call: Call) -> None:
         """Record a step, of which nothing is computed yet."""
-        self.call = Call(*(each.clone() for each in _tensors(call)), call.scaling)
+        self.call = call.each(torch.clone)
         graph, stream = torch.cuda.CUDAGraph(), _stream(call.q.device)
         stream.wait_stream(torch.cuda.current_stream())
         # Not `torch.cuda.graph`, which collects garbage and empties torch's store of memory: once a layer.
         with torch.cuda.stream(stream):
             graph.capture_begin(capture_error_mode="thread_local")
             try:
-                self.output, self.trace = stepwise.advance(state, self.call)
+                self.output, trace = stepwise.advance(state, self.call)
+                self.decided = torch.stack((trace.victims, trace.survivors, trace.hidden))
             finally:
                 graph.capture_end()
         torch.cuda.current_stream().wait_stream(stream)

@@ -273,7 +273,7 @@ def by_depth(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.Da
     known = rows["needle_depth"].notna() & rows["value"].notna()
     part = rows["metric"].str.replace(DEPTH, "", regex=True) == subject.metric
     own = rows[known & part & rows["task"].isin(subject.tasks) & (rows["same_as"].fillna("") == "")]
-    if own["needle_depth"].nunique() < 2:
+    if own["needle_depth"].nunique() < 2 or not main_caps(rows):
         return own.iloc[:0]
     own = own.assign(method=own["cell"].map(method), family=own["cell"].map(family))
     full, panels = own[own["kind"] == "full"], []

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import cast, get_args
 
 import torch
@@ -30,12 +26,13 @@ NEAR_TIE = 1e-5
 CLOSE = 1e-4
 """Difference of outputs that rounding makes at most; the numbers themselves are about 1."""
 
+ROUNDED = 1e-2
+"""The same where folded pairs are rounded to few bits anew: a mean near the middle between two codes may become the
+other one where arithmetic differs in its last digit, as a GPU's does from a CPU's."""
+
 SEQUENCES, QUERY_HEADS, KV_HEADS, HEAD_DIM, TOKENS = 2, 4, 2, 16, 48
 PREFIX = 32
 """Tokens that come at once; those after it come one at a time, as in decoding."""
-
-PROCESSES = 8
-"""At most, that compile kernels for a GPU: each takes some hundred MiB of its memory."""
 
 PAIRS = tuple((name, fate) for name in ("count_min", "exact", "recency") for fate in ("topk", "aggregate"))
 USUAL = 24
@@ -66,9 +63,6 @@ def check(device: str, cells: int) -> Iterator[Check]:
     """A row for every execution on every kind of device that it serves."""
     names = [name for name in get_args(Execution) if name not in ("auto", "oracle")]
     places = list(dict.fromkeys((torch.device(device).type, "cpu")))
-    if places[0] == "cuda":
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, PROCESSES), get_context("spawn")) as pool:
-            list(pool.map(_compile, range(cells)))
     for name in names:
         found = {place: _follow(cast(Execution, name), place, cells) for place in places}
         reasons = [one for one in found.values() if isinstance(one, str)]
@@ -87,25 +81,13 @@ def check(device: str, cells: int) -> Iterator[Check]:
                 yield Check("execution", f"{name} on {place}", expected, text, "ok")
 
 
-def _compile(seed: int) -> None:
-    """Leave the kernel of a random cell in Triton's cache on disk: it takes seconds, of one processor."""
-    cell, call = random_cell(seed), on(random_call(seed), "cuda")
-    with suppress(ImportError, UsageError):
-        advance("triton", _state(cell, call), call.split(PREFIX)[0])
-
-
-def on(call: Call, device: str) -> Call:
-    """The same tokens on a device."""
-    return Call(*(each.to(device) for each in (call.q, call.k, call.v, call.tokens, call.valid)), call.scaling)
-
-
 def _follow(execution: Execution, place: str, cells: int) -> Followed | str:
     """How an execution follows the oracle on a device; or why it cannot be had."""
     followed = Followed()
     for seed in range(cells):
         cell, call = random_cell(seed), random_call(seed)
         truth, standard = advance("oracle", _state(cell, call), call)
-        there = on(call, place)
+        there = call.to(place)
         state, outputs, traces, served = _state(cell, there), [], [], False
         try:
             head, *rest = there.split(PREFIX)
@@ -131,7 +113,8 @@ def _follow(execution: Execution, place: str, cells: int) -> Followed | str:
         tokens, off, alike = _compare(truth, standard, torch.cat(outputs, 1), Trace.join(traces), call.valid)
         followed.tokens += tokens
         followed.furthest = max(followed.furthest, off)
-        if not (alike and off <= CLOSE) and not followed.otherwise:
+        rounds_folds = place != "cpu" and state.fate.counts and not state.format.exact
+        if not (alike and off <= (ROUNDED if rounds_folds else CLOSE)) and not followed.otherwise:
             what = f"outputs are {off:.2g} off" if alike else "it decided otherwise"
             followed.otherwise = f"{what} in the cell {_spelt(cell)}"
     return followed

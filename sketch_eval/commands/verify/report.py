@@ -17,6 +17,7 @@ import torch
 
 from sketch_eval import provenance
 from sketch_eval.commands.verify import executions, published, scores, speed
+from sketch_eval.commands.verify.ahead import compile_kernels
 from sketch_eval.commands.verify.check import Check
 
 
@@ -66,6 +67,8 @@ def verify(device: str, cells: int, quick: bool, with_published: bool, known: Pa
         known: the file of known scores.
     """
     report, start = Report(device), time.perf_counter()
+    if torch.device(device).type == "cuda":
+        compile_kernels(device, cells)
     parts = [executions.check(device, cells), scores.check(device, known), speed.check(device, quick)]
     if with_published:
         parts.append(published.check(device))

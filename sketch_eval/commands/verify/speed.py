@@ -29,7 +29,7 @@ def check(device: str, quick: bool) -> Iterator[Check]:
     """Ratios of the fastest of some rounds: random layers of GPT-2's shape up to their last hidden states."""
     layers, batch, length = (1, 1, 256) if quick else (4, 16 if torch.device(device).type == "cuda" else 2, LENGTH)
     torch.manual_seed(0)
-    model = GPT2Model(GPT2Config(vocab_size=64, n_layer=layers)).eval().to(device)
+    model = GPT2Model(config(layers)).eval().to(device)
     enable(model)
     tokens = torch.randint(0, 64, (batch, length), device=device)
 
@@ -50,6 +50,11 @@ def check(device: str, quick: bool) -> Iterator[Check]:
         yield Check("speed", f"bounded pass: {name}", "", ratio, "measured")
     ratio = f"{taken['stepwise'] / taken['part']:.1f} × the bounded pass's seconds, over {STEPS} tokens"
     yield Check("speed", "stepwise: count_min, cap 64", "", ratio, "measured")
+
+
+def config(layers: int) -> GPT2Config:
+    """Layers of GPT-2's shape, with few tokens."""
+    return GPT2Config(vocab_size=64, n_layer=layers, bos_token_id=0, eos_token_id=0)
 
 
 @torch.no_grad()

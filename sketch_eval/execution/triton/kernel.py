@@ -43,7 +43,7 @@ COUNT_MIN, EXACT, LAST = tl.constexpr(plan.COUNT_MIN), tl.constexpr(plan.EXACT),
 FIXED, KNORM = tl.constexpr(plan.FIXED), tl.constexpr(plan.KNORM)
 NEVER = tl.constexpr(2**63 - 1)
 FIRST = tl.constexpr(-(2**63))
-MAX_GAIN = tl.constexpr(2.0**40)
+MAX_GAIN = tl.constexpr(2.0**plan.LOG_GAIN)
 
 
 # Compiled once for a cell and a model, whatever the lengths of texts.

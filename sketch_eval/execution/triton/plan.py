@@ -26,11 +26,10 @@ LARGEST_CAP, LARGEST_HEAD, LONGEST = 960, 256, 2**21
 """Pairs of a store, numbers of a head, and tokens of a text: its choices pack a column in 10 bits and a position in
 21."""
 
-SLOW_DECAY = 0.25
+LOG_GAIN, LOG_REACH = 40, 104
 """A sketch's table, which holds `gain` times its weights, is divided before a chunk where the gain is more than
-`kernel.MAX_GAIN` = 2^40. With this decay or a slower one the gain is then 2^104 at most at the end of a chunk of 32
-tokens, the longest, and a float32 holds it."""
-
+2^LOG_GAIN. The gain is then decay^-chunk times that at the most at the end of the chunk. Up to 2^LOG_REACH a float32
+holds the weights times it; a decay with which it would be more has the table looked after at every token."""
 
 VARYING = [
     *("length", "places", "slots", "width", "units"),
@@ -38,9 +37,8 @@ VARYING = [
 ]
 """Numbers that the kernel is not compiled anew for."""
 
-CHUNK, BLOCK = 16, 32
-"""Tokens that arrive together, the rows of the smallest matrix product, and columns of one: at least, for wider rows
-have more warps."""
+CHUNK, BLOCK = 32, 32
+"""Tokens that arrive together, and columns that a matrix product takes: at least, for wider rows have more warps."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +83,20 @@ def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: b
     """The sizes for a cell and the heads of a row; `wide` for float32, whose products take more registers."""
     assert cell.max_cache_size is not None
     cap, fold = cell.max_cache_size, cell.strategy == "aggregate"
-    chunk = CHUNK if queries < 8 else 2 * CHUNK
+    chunk = CHUNK if cap >= CHUNK else CHUNK // 2
     columns = power_of_two(cap + (2 if fold else 1) * chunk)
-    # Numbers of a step's largest tile: 16 a thread, so that registers hold many programs, where a step is simple; 8 or
-    # 4 where it is not.
+    # A thread has 16 numbers of a step's largest tile, and 4 columns where a step does much with each: measured best on
+    # an H100, of all powers of two (benchmarks/gpu.md).
     source = SOURCES[cell.importance]
-    simple = not fold and source != COUNT_MIN and queries < 8
-    numbers = 32 * (16 if simple else 4 if fold and columns >= 512 else 8)
-    warps = max(power_of_two(queries) * columns // numbers, head_dim // 64, 4 if wide else 1)
+    simple = not fold and source != COUNT_MIN
+    threads = max(power_of_two(queries) * columns // 16, 0 if simple else columns // 4)
+    warps = max(threads // 32, head_dim // 64, 4 if wide else 1)
     warps = min(power_of_two(warps), 8)
     block = min(max(BLOCK * 32 * warps // power_of_two(head_dim), BLOCK), columns)
+    fades = source == COUNT_MIN and cell.decay**chunk < 2.0 ** (LOG_GAIN - LOG_REACH)
     return Plan(
-        source, fold, cell.visible is not None, source == COUNT_MIN and cell.decay < SLOW_DECAY, cap, heads, queries,
-        head_dim, chunk, columns, block, cell.depth if source == COUNT_MIN else 1, warps,
+        source, fold, cell.visible is not None, fades, cap, heads, queries, head_dim, chunk, columns, block,
+        cell.depth if source == COUNT_MIN else 1, warps,
     )  # fmt: skip
 
 
