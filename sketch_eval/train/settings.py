@@ -110,7 +110,8 @@ class Settings:
     def learning_rate(self, step: float) -> float:
         """Warm-up, then level, then the fall: a run can be made longer or shorter until the cool-down begins."""
         if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
+            # A part of the time begins at nothing; the first of a number of steps is a step already.
+            return self.rate * (step if self.seconds else step + 1) / self.warmup
         left = (self.steps - step) / max(self.cooldown, 1)
         if self.fall == "linear":
             return self.rate * min(left, 1.0)

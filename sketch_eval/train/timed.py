@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from sketch_eval.train.settings import Settings, at_step
 from sketch_eval.train.tokenizer import train_tokenizer
 
 REPORT = 10.0  # seconds between two lines of the log
-PATIENCE = 150  # seconds that compiling one length may take
+PATIENCE = 120  # seconds that compiling one length may take
 TYPOGRAPHY = {"plain": 0.4, "spaced": 0.4, "curly": 0.2}
 """Shares of three ways to set the works: a paragraph a line; blank lines between; these and curly quotation marks."""
 
@@ -35,13 +36,17 @@ TYPOGRAPHY = {"plain": 0.4, "spaced": 0.4, "curly": 0.2}
 def train_by_the_clock(settings: Settings, folder: Path) -> PreTrainedModel:
     """Train for ``settings.seconds``, reading the texts included; returns the float32 model.
 
+    Raises FloatingPointError where the loss is no longer a number.
+
     Writes into folder: tokenizer files, log.jsonl, the model as it was when the cool-down began in folder/level, the
     model in folder/model, and at the end what it can do in results.json. SIGTERM ends the run as it stands. Rows stand
     at the first positions, whatever their length: learned positions want rows of the whole length.
     """
     begun = time.monotonic()
     torch.set_num_threads(settings.threads)
-    torch.set_float32_matmul_precision("high")
+    if settings.device != "cpu":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cuda.enable_cudnn_sdp(False)  # It plans anew for each shape; the flash kernel needs no plan.
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = (
         PreTrainedTokenizerFast.from_pretrained(settings.start)
@@ -120,7 +125,9 @@ class Run:
             # The loss of the step before: to wait for this step's would leave the device idle.
             if before is not None:
                 value = before.item()
-                self.running = value if self.running != self.running else 0.98 * self.running + 0.02 * value
+                if math.isnan(value):
+                    raise FloatingPointError(f"the loss of step {self.steps - 1} is not a number; give a lower rate")
+                self.running = value if math.isnan(self.running) else 0.98 * self.running + 0.02 * value
             before = loss
             if part - evaluated >= settings.every:
                 evaluated += settings.every
@@ -160,7 +167,7 @@ class Run:
 
     def report(self, found: dict[str, float]) -> None:
         """A line of the log, and of the output; the last one is results.json as well."""
-        spent = self.now()
+        settings, spent = self.settings, self.now()
         line = {
             "step": self.steps,
             "seconds": round(spent, 1),
@@ -171,6 +178,8 @@ class Run:
             "drills": {length: pool.count for length, pool in self.feed.pools.items()},
             **found,
         }
+        if settings.device != "cpu":
+            line["gigabytes"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
         print(json.dumps(line), flush=True)
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
