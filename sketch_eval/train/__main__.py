@@ -9,6 +9,7 @@ from pathlib import Path
 from sketch_eval.errors import report_in_one_line
 from sketch_eval.train.loop import train
 from sketch_eval.train.settings import Settings
+from sketch_eval.train.timed import train_by_the_clock
 
 
 def schedule(text: str) -> tuple[tuple[int, float], ...]:
@@ -27,7 +28,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
     chosen = vars(parser.parse_args(arguments))
     out = chosen.pop("out")
-    train(Settings(**chosen), out)
+    settings = Settings(**chosen)
+    if settings.seconds:
+        train_by_the_clock(settings, out)
+    else:
+        train(settings, out)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from sketch_eval.errors import UsageError
+from sketch_eval.text import stdlib
 from sketch_eval.text.fitting import read_folder
 
 HELD_OUT = 0.05  # of each book's paragraphs, its last
@@ -51,10 +52,30 @@ def documents(folders: str, split: Literal["train", "heldout"], kept_out: str = 
     return ["\n".join(paragraphs) + "\n" for paragraphs in texts if paragraphs]
 
 
+def curly(text: str) -> str:
+    """The text with its straight quotation marks and apostrophes as printers set them: “ ” ‘ ’."""
+    text = re.sub(r'(?<![^\s(\[—‘-])"', "“", text).replace('"', "”")
+    return re.sub(r"(?<![^\s(\[—“-])'", "‘", text).replace("'", "’")
+
+
 def checksums(folders: str) -> dict[str, str]:
     """SHA-256 of each work's file, by name: what a model card needs to say."""
     paths = [path for folder in _folders(folders) for path in sorted(Path(folder).glob("*.txt"))]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def library(folder: str, split: stdlib.Split) -> list[str]:
+    """One split of the standard library's modules in ``folder``; of the running interpreter's where it is empty.
+
+    Raises UsageError where the folder holds none.
+    """
+    if not folder:
+        return [text for _, text in stdlib.documents(split)]
+    found = sorted(stdlib._modules(Path(folder)))
+    texts = [text for name, text in found if stdlib.is_heldout(name) == (split == "heldout")]
+    if not texts:
+        raise UsageError(f"library={folder!r} holds no readable .py files; give a copy of a standard library")
+    return texts
 
 
 def _folders(folders: str) -> list[str]:

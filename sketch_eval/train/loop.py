@@ -71,10 +71,10 @@ def train(settings: Settings, folder: Path) -> PreTrainedModel:
         tokenizer = (
             PreTrainedTokenizerFast.from_pretrained(settings.start)
             if settings.start
-            else train_tokenizer(settings.vocabulary, settings.positions, _works(settings, "train"))
+            else train_tokenizer(settings.vocabulary, settings.positions, works_of(settings, "train"))
         )
         tokenizer.save_pretrained(folder)
-    mixture, heldout = (_mixture(tokenizer, settings, split) for split in ("train", "heldout"))
+    mixture, heldout = (read(tokenizer, settings, split) for split in ("train", "heldout"))
     model = load(settings.start).to(settings.device) if settings.start else build_model(settings, tokenizer)
     optimizers = build_optimizers(model, settings)
     first, seconds_before = 0, 0.0
@@ -131,15 +131,15 @@ def train(settings: Settings, folder: Path) -> PreTrainedModel:
     return model
 
 
-def _mixture(tokenizer: PreTrainedTokenizerFast, settings: Settings, split: stdlib.Split) -> Mixture:
+def read(tokenizer: PreTrainedTokenizerFast, settings: Settings, split: stdlib.Split) -> Mixture:
     """One split of the text that the settings name."""
-    texts = [text for _, text in stdlib.documents(split)]
-    works = _works(settings, split)
+    texts = books.library(settings.library, split)
+    works = works_of(settings, split)
     # A seed of its own: the drills that the held-out loss is taken on are not those trained on.
     return Mixture(tokenizer, texts, settings.seed + (split == "heldout"), works, settings.book_share)
 
 
-def _works(settings: Settings, split: stdlib.Split) -> list[str]:
+def works_of(settings: Settings, split: stdlib.Split) -> list[str]:
     """One split of the works that the settings name; none where they name no folder."""
     return books.documents(settings.books, split, settings.kept_out) if settings.books else []
 

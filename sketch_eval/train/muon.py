@@ -37,28 +37,39 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step on every matrix that has a gradient."""
+        """One step on every matrix that has a gradient; those of one shape together, since a GPU is slow to begin."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
             for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                held = self.state[matrix]
-                if "momentum_buffer" not in held:
-                    held["momentum_buffer"] = torch.zeros_like(matrix.grad)
-                average = held["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
-                change = orthogonal(matrix.grad.lerp(average, group["momentum"]), self.dtype)
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(change.to(matrix.dtype), alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+                if matrix.grad is not None:
+                    alike.setdefault(matrix.shape, []).append(matrix)
+            for shape, matrices in alike.items():
+                gradients = torch.stack([matrix.grad for matrix in matrices if matrix.grad is not None])
+                changes = orthogonal(self._averaged(matrices, gradients, group["momentum"]), self.dtype)
+                scale = group["lr"] * 0.2 * math.sqrt(max(shape))
+                for matrix, change in zip(matrices, changes.to(gradients.dtype), strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    matrix.add_(change, alpha=-scale)
+
+    def _averaged(self, matrices: list[Tensor], gradients: Tensor, momentum: float) -> Tensor:
+        """The gradients, [matrices, rows, columns], drawn to their running averages, as Nesterov does."""
+        averages = []
+        for matrix, gradient in zip(matrices, gradients, strict=True):
+            held = self.state[matrix]
+            if "momentum_buffer" not in held:
+                held["momentum_buffer"] = torch.zeros_like(gradient)
+            averages.append(held["momentum_buffer"].lerp_(gradient, 1 - momentum))
+        return gradients.lerp(torch.stack(averages), momentum)
 
 
-def orthogonal(matrix: Tensor, dtype: torch.dtype, steps: int = 5) -> Tensor:
-    """About U Vᵀ of matrix = U S Vᵀ, [rows, columns], by Newton and Schulz's iteration in ``dtype``."""
+def orthogonal(matrices: Tensor, dtype: torch.dtype, steps: int = 5) -> Tensor:
+    """About U Vᵀ of each matrix U S Vᵀ of [matrices, rows, columns], by Newton and Schulz's iteration in ``dtype``."""
     a, b, c = COEFFICIENTS
-    x = matrix.to(dtype)
-    if x.shape[0] > x.shape[1]:
-        x = x.T
-    x = x / x.norm().clamp(min=1e-7)
+    x = matrices.to(dtype)
+    if tall := x.shape[1] > x.shape[2]:
+        x = x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

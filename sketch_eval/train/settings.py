@@ -14,7 +14,7 @@ from sketch_eval.errors import UsageError
 Value = TypeVar("Value", int, float)
 
 
-def at_step(schedule: tuple[tuple[int, Value], ...], step: int) -> Value:
+def at_step(schedule: tuple[tuple[int, Value], ...], step: float) -> Value:
     """The value of the last entry whose first step is not after ``step``."""
     return [value for first, value in schedule if first <= step][-1]
 
@@ -66,15 +66,28 @@ class Settings:
     """A folder that holds a model and its tokenizer to train further; a new model where it is empty."""
     limit: float = math.inf
     """Seconds after which this process saves and stops, to be resumed later."""
+    seconds: float = 0.0
+    """Where it is not 0, the run takes so many seconds, its beginning included, whatever its speed: `steps` is then the
+    number of equal parts of this time, and every schedule counts them (`sketch_eval.train.timed`)."""
+    fall: str = "cosine"
+    """How the rate falls at the end: "cosine", to a fiftieth, or "linear", to 0."""
+    workers: int = 4
+    """Processes that make drills for a run of so many ``seconds``."""
+    library: str = ""
+    """A folder with a standard library's sources; those of the running interpreter where it is empty."""
 
     def __post_init__(self) -> None:
         if self.heads < 3 or self.width % (2 * self.heads):
             raise UsageError(
                 f"heads={self.heads!r}: expected 3 or more, with twice the number dividing width={self.width}"
             )
-        for name in ("steps", "tokens", "micro", "layers", "every", "save_every", "threads"):
+        for name in ("steps", "tokens", "micro", "layers", "every", "save_every", "threads", "workers"):
             if getattr(self, name) < (2 if name == "layers" else 1):
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected {2 if name == 'layers' else 1} or more")
+        if self.fall not in ("cosine", "linear"):
+            raise UsageError(f"fall={self.fall!r}: expected cosine or linear")
+        if self.seconds < 0:
+            raise UsageError(f"seconds={self.seconds!r}: expected 0 or more")
         if self.shape not in ("gpt2", "llama"):
             raise UsageError(f"shape={self.shape!r}: expected gpt2 or llama")
         if self.kept_out and not self.books:
@@ -90,13 +103,16 @@ class Settings:
         if self.device != "cpu" and not torch.cuda.is_available():
             raise UsageError(f"device={self.device!r}: this machine has no CUDA device; use device=cpu")
 
-    def length(self, step: int) -> int:
+    def length(self, step: float) -> int:
         """Tokens a row at this step."""
         return min(at_step(self.lengths, step), self.positions)
 
-    def learning_rate(self, step: int) -> float:
-        """Warm-up, then level, then the cosine: a run can be made longer or shorter until the cool-down begins."""
+    def learning_rate(self, step: float) -> float:
+        """Warm-up, then level, then the fall: a run can be made longer or shorter until the cool-down begins."""
         if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
+            # A part of the time begins at nothing; the first of a number of steps is a step already.
+            return self.rate * (step if self.seconds else step + 1) / self.warmup
         left = (self.steps - step) / max(self.cooldown, 1)
+        if self.fall == "linear":
+            return self.rate * min(left, 1.0)
         return self.rate * (1.0 if left >= 1 else 0.02 + 0.98 * (1 - math.cos(math.pi * left)) / 2)
