@@ -135,7 +135,8 @@ def scan(  # type: ignore[no-untyped-def]
             item = place
         cell = tl.zeros((RP, W), tl.int32)
         value, estimate = tl.zeros((RP, W), tl.float32), score
-        shared = keeps = tl.zeros((RP, W), tl.int1)
+        shared = tl.zeros((RP, W), tl.int1)
+        keeps = shared
         if SOURCE == COUNT_MIN:
             if gain > MAX_GAIN:
                 divide_table(table, gain, DEPTH * width)
