@@ -295,7 +295,9 @@ def table(device: Device, built: dict[tuple[str, int, str], Built]) -> list[str]
     return [*lines, ""]
 
 
-def main(output: Annotated[Path, typer.Option(help="where the tables go")] = Path("benchmarks/gpu_roofline.md")) -> None:
+def main(
+    output: Annotated[Path, typer.Option(help="where the tables go")] = Path("benchmarks/gpu_roofline.md"),
+) -> None:
     """Compile, compute and write."""
     import triton
 
