@@ -1,6 +1,6 @@
 """What a bounded cache costs on a GPU: whole passes of a 124M-parameter GPT-2, side by side in one run.
 
-    python benchmarks/gpu.py [--batches 8,16,32,64,128] [--rounds 5] [--only scope=head] [--output benchmarks/gpu.md]
+    python benchmarks/gpu.py [--batches 8,16,32,64,128] [--rounds 5] [--only scope=head] [--output FILE]
 
 Scoring texts of 1024 random tokens in bfloat16, every token's logits, through the Triton kernel, against the untouched
 model's full-cache pass. Random weights. Passes take turns, and each ends before the next begins; of the rounds the
@@ -111,6 +111,7 @@ def main(
                 taken[name].append(seconds(partial(score, model, tokens, fields)))
         for name, times in taken.items():
             table[name].append(median(times[1:]))
+            print(f"batch {batch}, {name}: {1000 * table[name][-1]:.1f} ms", flush=True)  # Should its time be over.
         spread.append(f"{1000 * min(taken['full cache'][1:]):.1f} to {1000 * max(taken['full cache'][1:]):.1f}")
         for name, fields in ways.items():
             torch.cuda.reset_peak_memory_stats()

@@ -1,6 +1,6 @@
 """What the kernel should cost on a GPU, computed from its machine code: nothing here is measured, and no GPU is needed.
 
-    python benchmarks/gpu_roofline.py [--output benchmarks/gpu.md]
+    python benchmarks/gpu_roofline.py [--output benchmarks/gpu_roofline.md]
 
 GPT-2 (124M), texts of 1024 tokens, bfloat16. The kernel is compiled for each architecture by the compiler inside
 Triton's wheel. Its loops' instructions are then issued one after the other, in order, each when what it reads is ready
@@ -295,7 +295,9 @@ def table(device: Device, built: dict[tuple[str, int, str], Built]) -> list[str]
     return [*lines, ""]
 
 
-def main(output: Annotated[Path, typer.Option(help="where the tables go")] = Path("benchmarks/gpu.md")) -> None:
+def main(
+    output: Annotated[Path, typer.Option(help="where the tables go")] = Path("benchmarks/gpu_roofline.md"),
+) -> None:
     """Compile, compute and write."""
     import triton
 
@@ -320,8 +322,8 @@ def main(output: Annotated[Path, typer.Option(help="where the tables go")] = Pat
 # ruff: noqa: E501
 HEAD = """# What the kernel should cost on a GPU
 
-**Computed, not measured.** No GPU was at hand: `benchmarks/gpu_roofline.py` computes these tables from the machine code that the
-compiler inside Triton {version}'s wheel makes of `sketch_eval/execution/triton/`, and from rates that are assumed. GPT-2 (124M), texts of
+**Computed, not measured**; [gpu.md](gpu.md) has what an H100 was measured to take. `benchmarks/gpu_roofline.py` computes these tables from
+the machine code that the compiler inside Triton {version}'s wheel makes of `sketch_eval/execution/triton/`, and from rates that are assumed. GPT-2 (124M), texts of
 1024 tokens, bfloat16, every token's logits. Anything below may be off by a factor of two; the full-cache pass beside it is computed as well.
 
 What is assumed:

@@ -110,6 +110,7 @@ def main(
         for name, cell in cells.items():
             full.append(seconds(lambda: score(model, tokens, None)))
             scans[name].append(seconds(lambda cell=cell: score(model, tokens, cell)))  # type: ignore[misc]
+            print(f"{name}: {scans[name][-1]:.2f} s, full cache {full[-1]:.2f} s", flush=True)
     held = {name: cache_bytes(model, tokens[:1], cell) for name, cell in cells.items()}
     whole = cache_bytes(model, tokens[:1], None)
     rows = ["| pass | seconds | × full cache | KiB a sequence | × full cache |", "| --- | ---: | ---: | ---: | ---: |"]

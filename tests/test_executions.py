@@ -90,25 +90,43 @@ def assert_follows_oracle(
             for what in ("victims", "survivors", "hidden"):
                 expected, got = getattr(standard.trace(layer), what), getattr(cache.trace(layer), what)
                 assert torch.equal(got[rows], expected[rows]), (execution, prefill, layer, what)
-        assert (logits - truth)[compared].abs().max() < tolerance, (execution, prefill)
+        off = (logits - truth)[compared].abs()
+        assert off.numel() == 0 or off.max() < tolerance, (execution, prefill)
     return int(compared.sum()), int(mask.sum())
 
 
 USUAL: list[dict[str, Any]] = [{"strategy": "topk"}, {"strategy": "aggregate"}, *HIDING]
 """Fates that every ranking meets; the other ways to fold meet a few, for each pair of the two is compiled."""
+MAIN = (("count_min", "position"), ("exact", "position"), ("knorm", "position"))
 MATRIX = [
     (which, least, fate, importance, item, scope)
     for which, least, fates in (("model", 0.9, UNTURNED), ("grouped", 0.8, WAYS))
     for fate in fates
     for importance, item in RANKINGS
-    if fate in USUAL or (importance, item) in (("count_min", "position"), ("exact", "position"), ("knorm", "position"))
+    if fate in USUAL or (importance, item) in MAIN
     for scope in POLICIES[importance].scopes
     if scope in ("layer", "head")
 ]
 """A random GPT-2, and a Llama of which eight query heads share two key/value heads, with the least share compared."""
 
 
-@pytest.mark.parametrize(("which", "least", "fate", "importance", "item", "scope"), MATRIX, ids=str)
+def slow(which: str, fate: dict[str, Any], importance: str, item: str, scope: Scope) -> bool:
+    """By default a scope meets one of the models, and what folds meets the main rankings."""
+    folds = FATES[fate["strategy"]].counts
+    return (which == "grouped") != (scope == "head") or (folds and (importance, item) not in MAIN)
+
+
+CASES = [
+    pytest.param(
+        which, least, fate, importance, item, scope,
+        marks=[pytest.mark.xdist_group(importance), *([pytest.mark.slow] * slow(which, fate, importance, item, scope))],
+    )
+    for which, least, fate, importance, item, scope in MATRIX
+]  # fmt: skip
+"""The cases of one ranking in one process, which compiles it."""
+
+
+@pytest.mark.parametrize(("which", "least", "fate", "importance", "item", "scope"), CASES, ids=str)
 def test_decode_and_scan_decide_as_the_oracle(
     request: pytest.FixtureRequest,
     which: str,
@@ -200,6 +218,27 @@ def test_a_budget_is_shared_out_by_need_and_never_exceeded(scope: Scope) -> None
     held = state.owners[state.positions >= 0].bincount().tolist()
     assert sum(held) == 24
     assert held[0] > 18 > 6 > held[1] >= 3  # The spread one needs most; the other keeps its place.
+
+
+@pytest.mark.parametrize("execution", ["oracle", "stepwise"])
+def test_a_budget_is_shared_out_as_computed_by_hand(execution: Execution) -> None:
+    """Ada-KV's choice (Feng et al., 2024), at every token: the layer's most important pairs stay, whosever they are.
+
+    Three pairs a head, so six. One head gives all pairs alike: after four tokens 25/12, 13/12, 7/12 and 1/4 in sum. The
+    other gives all to the first: 4, 0, 0, 0. The newest is protected. So the second head's pairs 1 and 2 leave, and at
+    the fifth token its pair 3 and, of 137/60, 77/60, 47/60 and 9/20, the first head's pair 3.
+    """
+    k = torch.zeros(1, 2, 5, 4)
+    k[0, 1, 0, 0] = 1.0
+    q = torch.zeros(1, 2, 5, 4)
+    q[0, 1, :, 0] = 200.0
+    call = Call(q, k, k, torch.zeros(1, 5, dtype=torch.long), torch.ones(1, 5, dtype=torch.bool), 1.0)
+    cell = CacheConfig(max_cache_size=3, importance="exact", decay=1.0, scope="budget", sinks=0, recent=1)
+    state = LayerState(cell, 0, k)
+    _, trace = advance(execution, state, call)
+    left = [[(name // 2, name % 2) for name in line] for line in trace.victims.T[3:].tolist()]  # Position, head.
+    assert left == [[(1, 1), (2, 1)], [(3, 1), (3, 0)]]
+    assert (trace.victims[:, :3] == -1).all()
 
 
 @st.composite
@@ -344,9 +383,16 @@ def test_a_folding_sketch_is_the_sketch_of_the_masses_that_queries_gave(
         assert table.sum(-1).abs().max() <= 1 / (1 - cell.decay) * (1 + 1e-5)
 
 
+SPOILT = [
+    pytest.param(importance, fate, marks=pytest.mark.xdist_group(importance))
+    for importance in ("count_min", "count_sketch", "race", "exact", "last")
+    for fate in UNTURNED
+    if importance in ("count_min", "exact") or not FATES[fate["strategy"]].counts
+]
+
+
 @pytest.mark.parametrize("execution", ["stepwise", "compiled"])
-@pytest.mark.parametrize("fate", UNTURNED, ids=str)
-@pytest.mark.parametrize("importance", ["count_min", "count_sketch", "race", "exact", "last"])
+@pytest.mark.parametrize(("importance", "fate"), SPOILT, ids=str)
 @pytest.mark.parametrize("spoilt", [float("nan"), float("inf"), -float("inf")])
 def test_a_protected_pair_is_never_evicted_whatever_the_estimates(
     model: GPT2LMHeadModel, importance: str, fate: dict[str, Any], execution: Execution, spoilt: float

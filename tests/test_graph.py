@@ -20,12 +20,12 @@ RANKINGS = [name for name, kind in POLICIES.items() if not kind.asks and not kin
 
 
 def cells(importance: str) -> list[CacheConfig]:
-    """Every scope and fate that a ranking goes with, and a store in whole numbers."""
+    """Every scope that a ranking goes with, and a store in whole numbers; every fate with one of them."""
     fields: dict[str, Any] = {"max_cache_size": 12, "width": 8, "depth": 2, "sinks": 1, "recent": 0.5}
     found = [
         CacheConfig.parse(**fields, importance=importance, strategy=strategy, scope=scope)
         for scope in POLICIES[importance].scopes
-        for strategy in FATES
+        for strategy in (FATES if importance == "exact" else ("topk", "aggregate"))
     ]
     scope = POLICIES[importance].scopes[0]
     found += [CacheConfig.parse(**fields, importance=importance, scope=scope, store="int4", store_group=8)]

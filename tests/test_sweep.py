@@ -359,7 +359,7 @@ def test_a_row_is_reproduced_from_what_it_records(finished: Path, crew: Here) ->
         find("0123456789", [finished])
 
 
-def test_a_row_is_looked_for_among_ones_own_runs_first_and_never_taken_from_one_of_several(
+def test_a_row_is_looked_for_among_ones_own_runs_first_and_not_taken_from_two_tables_that_disagree(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -369,7 +369,12 @@ def test_a_row_is_looked_for_among_ones_own_runs_first_and_never_taken_from_one_
         shutil.copy(finished / "leaderboard.json", tmp_path / place)
     assert find(row)[0] == Path("runs/demo/leaderboard.json")
     shutil.rmtree(tmp_path / "runs")
-    with pytest.raises(UsageError, match=r"is in results/controls/.*, results/demo/.*; say which with --in"):
+    assert find(row)[0] == Path("results/controls/leaderboard.json")
+    other = tmp_path / "results" / "demo" / "leaderboard.json"
+    content = json.loads(other.read_text())
+    content["rows"][0]["value"] += 1
+    other.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"is in results/controls/.*, results/demo/.*, with other numbers; say which"):
         find(row)
     assert find(row, [Path("results/demo")])[0] == Path("results/demo/leaderboard.json")
     with pytest.raises(UsageError, match="several rows begin so"):

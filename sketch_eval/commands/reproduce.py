@@ -63,7 +63,7 @@ def find(row: str, places: Sequence[Path] = ()) -> tuple[Path, dict[str, Any], d
         places: files or folders to look in; by default `HABITUAL`, one after the other.
 
     Raises:
-        UsageError: no leaderboard, no such row, or several.
+        UsageError: no leaderboard, no such row, several, or one that two leaderboards have other numbers of.
     """
     if not places:
         for place in HABITUAL:
@@ -88,8 +88,9 @@ def find(row: str, places: Sequence[Path] = ()) -> tuple[Path, dict[str, Any], d
         raise NoSuchRow(f"row={row!r}: no such row in {where}; the first column of leaderboard.csv names them")
     if len({entry["row"] for _, _, entry in found}) > 1:
         raise UsageError(f"row={row!r}: several rows begin so in {where}; give more of its name")
-    if len(found) > 1:
-        raise UsageError(f"row={row!r} is in {where}; say which with --in")
+    (_, _, first), *others = found
+    if any(entry[key] != first[key] for _, _, entry in others for key in COMPARED):
+        raise UsageError(f"row={row!r} is in {where}, with other numbers; say which with --in")
     return found[0]
 
 

@@ -17,7 +17,7 @@ left move to the front, by their places in the pool of vectors, which stay where
 
 Of a Count-Min table a column has its own cells' numbers in registers, from a chunk's beginning to its end. Only those
 of cells that several of the chunk's columns have are added up in memory, at every step: of additions in memory a GPU
-makes the fewest.
+makes the fewest. Where victims are folded all are added up there, since a column's cells go on to others.
 """
 
 from __future__ import annotations
@@ -135,18 +135,19 @@ def scan(  # type: ignore[no-untyped-def]
             item = place
         cell = tl.zeros((RP, W), tl.int32)
         value, estimate = tl.zeros((RP, W), tl.float32), score
-        keeps = item >= 0  # Columns that know what stands in their cells.
         shared = tl.zeros((RP, W), tl.int1)
+        keeps = shared
         if SOURCE == COUNT_MIN:
             if gain > MAX_GAIN:
                 divide_table(table, gain, DEPTH * width)
                 gain = tl.full((), 1.0, tl.float32)
             at_cells = cells + item[None, :] * DEPTH + (r % DEPTH)[:, None]
-            cell = tl.load(at_cells, mask=keeps[None, :], other=0)
-            there = tl.broadcast_to(keeps[None, :], (RP, W))
-            shared = shared_cells(rows_of_owners + cell, col, there)
-            value = tl.load(rows_of_table + cell, mask=there, other=0.0, volatile=True)
-            estimate = tl.min(value, axis=0)
+            cell = tl.load(at_cells, mask=(item >= 0)[None, :], other=0)
+            keeps = tl.broadcast_to((item >= 0)[None, :], (RP, W))
+            if not FOLD:
+                shared = shared_cells(rows_of_owners + cell, col, keeps)
+                value = tl.load(rows_of_table + cell, mask=keeps, other=0.0, volatile=True)
+                estimate = tl.min(value, axis=0)
         tl.debug_barrier()
         score_chunk(
             q, keys, src, columns, logits, chunk, steps, scaling, q_head, q_token, places,
@@ -202,10 +203,11 @@ def scan(  # type: ignore[no-untyped-def]
                     value = value / gain
                     gain = tl.full((), 1.0, tl.float32)
                 given = tl.broadcast_to(tl.where(live, mass * gain, 0.0)[None, :], (RP, W))
-                mine = shared & live[None, :] & (r < DEPTH)[:, None]
+                added = tl.broadcast_to(live[None, :], (RP, W)) if FOLD else shared & live[None, :]
+                mine = added & (r < DEPTH)[:, None]
                 tl.atomic_add(rows_of_table + cell, given, mask=mine, sem="relaxed", scope="cta")
                 tl.debug_barrier()
-                value = tl.where(shared, read_table(rows_of_table + cell, shared, zero, WARPS), value + given)
+                value = tl.where(added, read_table(rows_of_table + cell, added, zero, WARPS), value + given)
                 estimate = tl.min(value, axis=0)
 
             # 4. Bound.
@@ -266,11 +268,6 @@ def scan(  # type: ignore[no-untyped-def]
                 if SOURCE == COUNT_MIN:
                     of_survivor = tl.sum(tl.where(left_behind[None, :], cell, 0), axis=1)
                     cell = tl.where(here[None, :], of_survivor[:, None], cell)
-                    of_survivor = tl.sum(tl.where(left_behind[None, :], value, 0.0), axis=1)
-                    value = tl.where(here[None, :], of_survivor[:, None], value)
-                    of_survivor = tl.sum(tl.where(left_behind[None, :] & shared, 1, 0), axis=1)
-                    shared = tl.where(here[None, :], of_survivor[:, None] > 0, shared)
-                    keeps = (keeps & (left_behind == 0)) | here
                 position = tl.where(here, since, tl.where(left_behind, -1, position))
                 tl.debug_barrier()
                 line = tl.load(at + (step + 1) * W, mask=taken & (step + 1 < steps), other=0.0)
@@ -283,8 +280,8 @@ def scan(  # type: ignore[no-untyped-def]
             QUERIES, GROUP, D, DP, B, W, BW, USED, HALF,
         )  # fmt: skip
 
-        if SOURCE == COUNT_MIN:
-            tl.store(rows_of_table + cell, value, mask=keeps[None, :] & (shared == 0))
+        if SOURCE == COUNT_MIN and not FOLD:
+            tl.store(rows_of_table + cell, value, mask=keeps & (shared == 0))
 
         # What is left moves to the front.
         left_over = position >= 0
