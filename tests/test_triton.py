@@ -170,7 +170,8 @@ def test_a_sketch_whose_table_is_divided_between_chunks_follows_the_oracle(fate:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"importance": "exact", "topk": 20},
+        {"importance": "count_min", "topk": 20},
+        pytest.param({"importance": "exact", "topk": 20}, marks=pytest.mark.slow),
         pytest.param({"importance": "count_min", "strategy": "aggregate"}, marks=pytest.mark.slow),
         pytest.param({"importance": "knorm", "strategy": "aggregate", "recent": 0}, marks=pytest.mark.slow),
     ],
