@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard sketch_eval/startup/*.p*)
 
 # Two processes with a thread each, which on two cores take the time of one with two threads, and half of it elsewhere.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadscope
 
 test-slow: $(STAMP)
 	$(PY) -m pytest -m slow

@@ -91,7 +91,7 @@ class LayerState:
         policy: the policy, with its own tensors.
         fate: the fate of its victims.
         prepared: what an execution has made of these tensors to save itself work at the next token: views of them, and
-            with them the copy of one call.
+            on a GPU a captured step with the memory that it works in.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class LayerState:
     ) -> None:
         assert cell.max_cache_size is not None
         batch, kv_heads, _, head_dim = keys.shape
-        self.cell, self.layer, self.speeds, self.foresight = cell, layer, speeds, foresight
+        self.cell, self.layer, self.foresight = cell, layer, foresight
+        self.speeds = None if speeds is None else speeds.to(keys.device)
         self.units = kv_heads if cell.scope == "head" else 1
         self.owning = kv_heads if cell.shared_out else 1
         rows, heads = batch * self.units, kv_heads // self.units // self.owning

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
@@ -40,11 +41,17 @@ hypothesis.settings.register_profile("default", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("default")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` the tests of a file go to one process, but for those that say otherwise."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of a file go to one process, and those of a matrix, a ranking's, which it compiles."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFileAndRanking(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            matrix = re.search(r"as_the_oracle\[.*-(\w+)-\w+-(?:layer|head)\]$", nodeid)
+            return matrix[1] if matrix else nodeid.partition("::")[0]
+
+    return ByFileAndRanking(config, log)
 
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -58,10 +58,7 @@ def kept(model: GPT2LMHeadModel, tokens: torch.Tensor, cell: CacheConfig) -> lis
     return sorted(positions[positions >= 0].tolist())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.xdist_group(cell_of(name).importance)) for name in CELLS],
-)
+@pytest.mark.parametrize("name", CELLS)
 def test_a_cap_that_binds_nothing_is_the_untouched_model_and_one_that_binds_is_not(name: str) -> None:
     torch.manual_seed(0)
     untouched = GPT2LMHeadModel(tiny_gpt2(seed=0).config).eval()

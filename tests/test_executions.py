@@ -119,11 +119,10 @@ def slow(which: str, fate: dict[str, Any], importance: str, item: str, scope: Sc
 CASES = [
     pytest.param(
         which, least, fate, importance, item, scope,
-        marks=[pytest.mark.xdist_group(importance), *([pytest.mark.slow] * slow(which, fate, importance, item, scope))],
+        marks=[pytest.mark.slow] if slow(which, fate, importance, item, scope) else [],
     )
     for which, least, fate, importance, item, scope in MATRIX
 ]  # fmt: skip
-"""The cases of one ranking in one process, which compiles it."""
 
 
 @pytest.mark.parametrize(("which", "least", "fate", "importance", "item", "scope"), CASES, ids=str)
@@ -384,7 +383,7 @@ def test_a_folding_sketch_is_the_sketch_of_the_masses_that_queries_gave(
 
 
 SPOILT = [
-    pytest.param(importance, fate, marks=pytest.mark.xdist_group(importance))
+    (importance, fate)
     for importance in ("count_min", "count_sketch", "race", "exact", "last")
     for fate in UNTURNED
     if importance in ("count_min", "exact") or not FATES[fate["strategy"]].counts

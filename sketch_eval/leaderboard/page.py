@@ -106,10 +106,6 @@ def page(rows: pd.DataFrame, about: dict[str, Any]) -> str:
     )
 
 
-FEW = 4
-"""Cells that a sentence names."""
-
-
 def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[str, str]:
     """What the table of a subject says at a cap: a sentence, and a smaller one of how far it can be trusted."""
     full = table[table["kind"] == "full"]
@@ -136,8 +132,9 @@ def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[st
         if best["kind"] != kind and len(rivals):
             rival = rivals.iloc[0]
             others.append(f"{name}, `{rival['cell']}`, at {_lost(rival)} in {size(rival['total_bytes'])}")
-    trust = base + _trust(best, rest) + documents + _not_undercut(table)
-    return f"{said}{size(best['total_bytes'])}{'; ' if others else ''}{', and '.join(others)}.", trust
+    return f"{said}{size(best['total_bytes'])}{'; ' if others else ''}{', and '.join(others)}.", base + _trust(
+        best, rest
+    ) + documents
 
 
 def _lost(row: Any) -> str:
@@ -150,19 +147,6 @@ def _trust(best: Any, rest: pd.DataFrame) -> str:
     said = f"Paired by document, `{best['cell']}` is at {paired} to the window. " if paired else ""
     return (
         f"{said}It is the best of {len(rest) + 1} at this cap, so part of its lead may be luck. " if len(rest) else said
-    )
-
-
-def _not_undercut(table: pd.DataFrame) -> str:
-    """The bounded cells, of all caps, than which no cell of no more bytes is surely better: the least bytes first."""
-    best = table[table["cap"].notna() & table["bound"] & (table["undercut_by"] == NOBODY)].sort_values("total_bytes")
-    if best.empty:
-        return ""
-    names = [f"`{cell}` at {cap:g}" for cell, cap in best[["cell", "cap"]].head(FEW).to_numpy()]
-    rest = f" and {len(best) - FEW} more" if len(best) > FEW else ""
-    return (
-        f" Of all caps, nothing that has no more bytes is surely better than {', '.join(names)}{rest}: the column of "
-        "what undercuts a cell."
     )
 
 

@@ -141,7 +141,7 @@ def _compare(
 
 
 def _state(cell: CacheConfig, call: Call) -> LayerState:
-    speeds = SPEEDS.to(call.k.device) if FATES[cell.strategy].turns else None
+    speeds = SPEEDS if FATES[cell.strategy].turns else None
     fitted = None
     if cell.fitted:
         generator = torch.Generator().manual_seed(0)

@@ -83,12 +83,13 @@ def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: b
     """The sizes for a cell and the heads of a row; `wide` for float32, whose products take more registers."""
     assert cell.max_cache_size is not None
     cap, fold = cell.max_cache_size, cell.strategy == "aggregate"
-    chunk = CHUNK if cap >= CHUNK else CHUNK // 2
-    columns = power_of_two(cap + (2 if fold else 1) * chunk)
     # A thread has 16 numbers of a step's largest tile, and 4 columns where a step does much with each: measured best on
-    # an H100, of all powers of two (benchmarks/gpu.md).
+    # an H100, of all powers of two (benchmarks/gpu.md). One warp has no registers for a sketch and a long chunk.
     source = SOURCES[cell.importance]
     simple = not fold and source != COUNT_MIN
+    short = cap < CHUNK or (source == COUNT_MIN and not fold and queries < 8 and cap <= 3 * CHUNK)
+    chunk = CHUNK // 2 if short else CHUNK
+    columns = power_of_two(cap + (2 if fold else 1) * chunk)
     threads = max(power_of_two(queries) * columns // 16, 0 if simple else columns // 4)
     warps = max(threads // 32, head_dim // 64, 4 if wide else 1)
     warps = min(power_of_two(warps), 8)

@@ -39,8 +39,10 @@ def interpreted() -> bool:
 
 
 def serves(state: LayerState, call: Call) -> bool:
-    """Calls on a CUDA device for the policies and fates that the kernel has branches for."""
-    return not why_not(state, call)
+    """Calls on a CUDA device for the policies and fates that the kernel has branches for; none that is captured, as the
+    host is asked of the state."""
+    captured = call.q.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return not captured and not why_not(state, call)
 
 
 def why_not(state: LayerState, call: Call) -> str:
