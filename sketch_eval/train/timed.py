@@ -36,7 +36,7 @@ TYPOGRAPHY = {"plain": 0.4, "spaced": 0.4, "curly": 0.2}
 def train_by_the_clock(settings: Settings, folder: Path) -> PreTrainedModel:
     """Train for ``settings.seconds``, reading the texts included; returns the float32 model.
 
-    Raises FloatingPointError where the loss is no longer a number.
+    Raises FloatingPointError where the loss is no longer a finite number.
 
     Writes into folder: tokenizer files, log.jsonl, the model as it was when the cool-down began in folder/level, the
     model in folder/model, and at the end what it can do in results.json. SIGTERM ends the run as it stands. Rows stand
@@ -125,12 +125,12 @@ class Run:
             # The loss of the step before: to wait for this step's would leave the device idle.
             if before is not None:
                 value = before.item()
-                if math.isnan(value):
-                    raise FloatingPointError(f"the loss of step {self.steps - 1} is not a number; give a lower rate")
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"the loss of step {self.steps - 1} is {value}; give a lower rate")
                 self.running = value if math.isnan(self.running) else 0.98 * self.running + 0.02 * value
             before = loss
             if part - evaluated >= settings.every:
-                evaluated += settings.every
+                evaluated = part - part % settings.every  # However long the evaluation before took.
                 export(self.model, self.tokenizer, self.folder / "model")
                 self.report(self.full())
             elif self.now() - said >= REPORT:

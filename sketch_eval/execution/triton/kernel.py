@@ -142,8 +142,8 @@ def scan(  # type: ignore[no-untyped-def]
                 divide_table(table, gain, DEPTH * width)
                 gain = tl.full((), 1.0, tl.float32)
             at_cells = cells + item[None, :] * DEPTH + (r % DEPTH)[:, None]
-            cell = tl.load(at_cells, mask=(item >= 0)[None, :], other=0)
             keeps = tl.broadcast_to((item >= 0)[None, :], (RP, W))
+            cell = tl.load(at_cells, mask=keeps, other=0)
             if not FOLD:
                 shared = shared_cells(rows_of_owners + cell, col, keeps)
                 value = tl.load(rows_of_table + cell, mask=keeps, other=0.0, volatile=True)

@@ -39,10 +39,8 @@ def interpreted() -> bool:
 
 
 def serves(state: LayerState, call: Call) -> bool:
-    """Calls on a CUDA device for the policies and fates that the kernel has branches for; none that is captured, as the
-    host is asked of the state."""
-    captured = call.q.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    return not captured and not why_not(state, call)
+    """Calls on a CUDA device for the policies and fates that the kernel has branches for."""
+    return not why_not(state, call)
 
 
 def why_not(state: LayerState, call: Call) -> str:
@@ -53,6 +51,8 @@ def why_not(state: LayerState, call: Call) -> str:
         return "Triton is not installed (pip install 'sketch_eval[gpu]')"
     if call.q.device.type != "cuda" and not interpreted():
         return f"the kernel runs on CUDA devices, and this is {call.q.device}"
+    if call.q.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return "the kernel asks how long a text is, which a step that is being captured as a CUDA graph cannot"
     if cell.importance not in SOURCES or cell.strategy not in FATES or state.owners is not None or cell.conservative:
         return (
             f"the kernel has no importance={cell.importance}, strategy={cell.strategy}, scope={cell.scope}, "
