@@ -99,7 +99,7 @@ USUAL: list[dict[str, Any]] = [{"strategy": "topk"}, {"strategy": "aggregate"}, 
 """Fates that every ranking meets; the other ways to fold meet a few, for each pair of the two is compiled."""
 MAIN = (("count_min", "position"), ("exact", "position"), ("knorm", "position"))
 MATRIX = [
-    (which, least, fate, importance, item, scope)
+    (which, least, fate, importance, item, cast(Scope, scope))
     for which, least, fates in (("model", 0.9, UNTURNED), ("grouped", 0.8, WAYS))
     for fate in fates
     for importance, item in RANKINGS
