@@ -13,7 +13,7 @@ import torch
 import yaml
 from conftest import tiny_gpt2
 from lm_eval.api.instance import Instance
-from test_executions import UNTURNED, assert_follows_oracle, run, small_cell
+from test_executions import UNTURNED, assert_follows_oracle, compiles, run, small_cell
 from transformers import GPT2LMHeadModel, PreTrainedModel
 
 from sketch_eval import UsageError
@@ -56,7 +56,14 @@ def test_the_victim_is_the_pair_with_the_least_attention_still_to_come(scope: st
     assert run(model, cell, tokens, torch.ones_like(tokens), "auto")[1].trace(0).victims.tolist() == expected
 
 
-@pytest.mark.parametrize("fate", UNTURNED, ids=str)
+@pytest.mark.parametrize(
+    "fate",
+    [
+        pytest.param(fate, marks=[] if compiles("clairvoyant", fate["strategy"]) else pytest.mark.slow)
+        for fate in UNTURNED
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("scope", ["layer", "head"])
 @pytest.mark.parametrize("which", ["model", "grouped"])
 def test_all_executions_decide_as_the_oracle(

@@ -125,7 +125,8 @@ def _locator() -> Any:
     @kept(
         numba.void(
             numba.int32[:, :, ::1], numba.int64[:, ::1], numba.int64[:, ::1], numba.int64, numba.int32[:, :, :, ::1]
-        )
+        ),
+        "locate",
     )
     def locate(positions, a, b, size, cells):  # type: ignore[no-untyped-def]
         """Cells int32 `[batch, units, n, depth]` of positions int32 `[batch, units, n]`, as `hashing.PairwiseHash`."""

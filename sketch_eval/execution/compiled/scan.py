@@ -57,7 +57,7 @@ def scan_for(source: int, fate: int) -> Any:
     decays = tuple(F(decay) for decay in DECAYS)
     steps = STEPS if turns else 0
 
-    @kept(SIGNATURE)
+    @kept(SIGNATURE, f"scan_{source}_{fate}")
     def scan(q, k, v, tokens, store, rules, seen_before, decided):  # type: ignore[no-untyped-def]
         """Append the valid tokens to the store, one after the other, and attend from each.
 
