@@ -14,6 +14,7 @@ import yaml
 from conftest import tiny_gpt2
 from lm_eval.api.instance import Instance
 from test_executions import UNTURNED, assert_follows_oracle, compiles, run, small_cell
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel, PreTrainedModel
 
 from sketch_eval import UsageError
@@ -101,6 +102,33 @@ def test_a_long_text_is_foreseen_block_by_block(grouped: PreTrainedModel, monkey
     cell = CacheConfig(max_cache_size=20, scope="head", **FORESEEN)
     compared, there = assert_follows_oracle(grouped, cell, tokens, torch.ones_like(tokens))
     assert compared >= 0.8 * there
+
+
+class Largest(TorchDispatchMode):
+    """Records the numbers of the largest tensor that an operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(each, torch.Tensor):
+                self.numbers = max(self.numbers, each.numel())
+        return made
+
+
+@pytest.mark.parametrize("scope", ["layer", "head", "budget"])
+def test_no_tensor_of_length_times_length_is_made(
+    grouped: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, scope: str
+) -> None:
+    """Of 320 tokens in blocks of 16: the largest is a block's rows of all eight query heads, or the model's logits."""
+    for module in ("policies.clairvoyant", "execution.compiled.run"):
+        monkeypatch.setattr(f"sketch_eval.{module}.BLOCK", 16)
+    cell = CacheConfig(max_cache_size=20, scope=cast(Any, scope), **FORESEEN)
+    tokens = texts(1, 320)
+    with Largest() as largest:
+        run(grouped, cell, tokens, torch.ones_like(tokens), "auto")
+    assert largest.numbers <= 320 * 16 * 8 < 320**2
 
 
 def likelihoods(lm: SketchGPT2, pairs: list[tuple[str, str]]) -> list[float]:
