@@ -38,7 +38,7 @@ def test_every_default_can_be_given_in_each_way_that_lm_eval_takes_arguments(nam
     [
         ({"strategy": "top"}, "'aggregate_near' or 'aggregate_unweighted' (did you mean topk?)"),
         ({"strategy": "fold"}, "'aggregate_near' or 'aggregate_unweighted' (did you mean aggregate?)"),
-        ({"max_cache_size": 0}, "max_cache_size=0: should be greater than or equal to 1"),
+        ({"max_cache_size": 0}, "max_cache_size=0: should be greater than or equal to 1, or None for the full cache"),
         ({"max_cache_size": 8.5}, "max_cache_size=8.5: should be a valid integer"),
         ({"max_cache_size": "None", "topk": 4}, "topk=4 needs a bounded cache"),
         ({"strategy": "aggregate", "topk": 4}, "topk=4 goes with strategy=topk"),
