@@ -50,8 +50,9 @@ class CacheConfig(BaseModel):
         decay: factor on all accumulated mass at each token, in (0, 1].
         conservative: conservative update (Estan and Varghese, 2002), Count-Min only.
         seed: seed of every hash.
-        store: how the numbers of a pair are kept: `float` as the model has them, `float16`, or `int8`, `int4` or
-            `int3`, quantised when the pair arrives (docs/design.md §8). It goes with the full cache too.
+        store: how the numbers of a pair are kept: `float` as the model has them, `float16`, or `int8`, `int4`, `int3`
+            or `k8v4` (keys in eight bits, values in four), quantised when the pair arrives (docs/design.md §8). It goes
+            with the full cache too.
         store_group: numbers of a head's key or value that share a scale and a zero, where they are quantised.
     """
 
