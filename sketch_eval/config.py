@@ -50,8 +50,9 @@ class CacheConfig(BaseModel):
         decay: factor on all accumulated mass at each token, in (0, 1].
         conservative: conservative update (Estan and Varghese, 2002), Count-Min only.
         seed: seed of every hash.
-        store: how the numbers of a pair are kept: `float` as the model has them, `float16`, or `int8`, `int4` or
-            `int3`, quantised when the pair arrives (docs/design.md §8). It goes with the full cache too.
+        store: how the numbers of a pair are kept: `float` as the model has them, `float16`, or `int8`, `int4`, `int3`
+            or `k8v4` (keys in eight bits, values in four), quantised when the pair arrives (docs/design.md §8). It goes
+            with the full cache too.
         store_group: numbers of a head's key or value that share a scale and a zero, where they are quantised.
     """
 
@@ -229,7 +230,7 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{name}={error['input']!r} is not an argument{nearest(name, CacheConfig.model_fields)}"
     wanted = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    hint = ""
+    hint = ", or None for the full cache" if name == "max_cache_size" else ""
     if error["type"] == "literal_error":
         choices = get_args(CacheConfig.model_fields[name].annotation)
         # int5 is no slip of the pen for int8; all choices stand in the message.

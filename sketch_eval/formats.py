@@ -141,15 +141,24 @@ class Quantised(Format):
         return torch.arange(0, count * step, step, device=like.device)
 
 
-BITS = {"int8": 8, "int4": 4, "int3": 3}
-"""The quantised formats, by name."""
+BITS = {"int8": (8, 8), "int4": (4, 4), "int3": (3, 3), "k8v4": (8, 4)}
+"""The quantised formats by name: bits of a key's numbers, and of a value's.
+
+Keys want more: an error in a key changes the weight of its pair, and some channels of keys lie far from others (KIVI;
+Liu et al., 2024). Eight bits and four are llama.cpp's `-ctk q8_0 -ctv q4_0`.
+"""
 
 FORMATS = ("float", "float16", *BITS)
 """All of them; `float` is the model's own."""
 
 
-def format_of(store: str, group: int, head_dim: int) -> Format:
-    """The format of a name; the others are as in `Quantised`."""
+def formats_of(store: str, group: int, head_dim: int) -> tuple[Format, Format]:
+    """The formats of keys and of values, by the name of both; `group` and `head_dim` are as in `Quantised`.
+
+    Either both are quantised or none is.
+    """
     if store in BITS:
-        return Quantised(BITS[store], group, head_dim)
-    return Float(torch.float16 if store == "float16" else None)
+        keys, values = BITS[store]
+        return Quantised(keys, group, head_dim), Quantised(values, group, head_dim)
+    both = Float(torch.float16 if store == "float16" else None)
+    return both, both

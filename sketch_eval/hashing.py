@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -119,8 +119,9 @@ def _planes(features: int, count: int, seed: int, family: int) -> torch.Tensor:
 
 
 pairwise_hash = lru_cache(maxsize=1024)(PairwiseHash)
-sign_hash = lru_cache(maxsize=256)(SignHash)
-"""The families are made once a process: a cache is built anew for every request."""
+sign_hash = cache(SignHash)
+"""The families are made once a process: a cache is built anew for every request. Those that a cache does not hold on to
+are kept for good, for a CUDA graph reads them where they lay when it was captured."""
 
 
 def uniform(positions: torch.Tensor, seed: int, stream: Stream) -> torch.Tensor:
@@ -132,7 +133,7 @@ def uniform(positions: torch.Tensor, seed: int, stream: Stream) -> torch.Tensor:
     return _shift_right(bits ^ _shift_right(bits, 31), 40).float() / 2**24
 
 
-@lru_cache(maxsize=1024)
+@cache  # As `sign_hash`.
 def _starts(seed: int, stream: Stream, device: torch.device) -> torch.Tensor:
     """Where each family's draws start, int64 `[families]`."""
     return torch.tensor([_signed(splitmix64(seed, family)) for family in _families(stream)], device=device)

@@ -10,7 +10,7 @@ import torch
 
 from sketch_eval.config import CacheConfig
 from sketch_eval.foresight import Foresight
-from sketch_eval.formats import Format, Parts, format_of
+from sketch_eval.formats import Format, Parts, formats_of
 from sketch_eval.hashing import Stream, head_stream
 from sketch_eval.policies import FATES, POLICIES, Pairs, Place
 
@@ -79,8 +79,8 @@ class LayerState:
     Attributes:
         units: rows of a sequence: 1, or the number of key/value heads.
         owning: key/value heads whose pairs are in one row's slots, each in its own: 1 unless they share out the slots.
-        format: how the numbers of a pair are kept.
-        held_keys, held_values: `Vectors` of shape `[rows, heads, C+1]`, with the key/value heads of a row.
+        held_keys, held_values: `Vectors` of shape `[rows, heads, C+1]`, with the key/value heads of a row, and each
+            with its format.
         positions: int32 `[rows, C+1]`.
         owners: int32 `[rows, slots]`, the key/value head of each slot's pair; None unless heads share out the slots.
         spread: float32 `[rows, kv_heads + 1]`, of each head the sum of its queries' entropies in nats, and last how
@@ -112,9 +112,9 @@ class LayerState:
         self.owning = kv_heads if cell.shared_out else 1
         rows, heads = batch * self.units, kv_heads // self.units // self.owning
         slots = (slots or cell.max_cache_size + 1) * self.owning
-        self.format = format_of(cell.store, cell.store_group, head_dim)
-        self.held_keys = Vectors(self.format, (rows, heads, slots), keys, transposed=True)
-        self.held_values = Vectors(self.format, (rows, heads, slots), keys)
+        key_format, value_format = formats_of(cell.store, cell.store_group, head_dim)
+        self.held_keys = Vectors(key_format, (rows, heads, slots), keys, transposed=True)
+        self.held_values = Vectors(value_format, (rows, heads, slots), keys)
         self.positions = torch.full((rows, slots), -1, dtype=torch.int32, device=keys.device)
         self.owners = torch.zeros_like(self.positions) if cell.shared_out else None
         self.spread = None
@@ -146,13 +146,18 @@ class LayerState:
         """The values, likewise."""
         return self.held_values.read()
 
+    @property
+    def exact(self) -> bool:
+        """Whether keys and values are kept as they are."""
+        return self.held_keys.format.exact
+
     def pairs(self) -> dict[str, torch.Tensor]:
         """The tensors that hold the pairs, by their names in the ledger."""
         held = {"keys": self.held_keys, "values": self.held_values}
         return {
             kind + name: part
             for kind, vectors in held.items()
-            for name, part in zip(self.format.names, vectors.parts, strict=True)
+            for name, part in zip(vectors.format.names, vectors.parts, strict=True)
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -163,8 +168,9 @@ class LayerState:
 
     def arrive(self, call: Call) -> Arriving:
         """The pairs of a call as they are kept: what queries see of a pair, its own first, is what is stored."""
-        keys, values = self.format.encode(self.split(call.k)), self.format.encode(self.split(call.v))
-        return Arriving(keys, values, self.format.decode(keys), self.format.decode(values))
+        of_keys, of_values = self.held_keys.format, self.held_values.format
+        keys, values = of_keys.encode(self.split(call.k)), of_values.encode(self.split(call.v))
+        return Arriving(keys, values, of_keys.decode(keys), of_values.decode(values))
 
     def split(self, heads: torch.Tensor) -> torch.Tensor:
         """Heads `[batch, heads, ...]`, of keys or of queries, by row: `[rows, heads of a row, ...]`."""

@@ -11,7 +11,11 @@ from transformers.cache_utils import CacheLayerMixin
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.families import shape_of
-from sketch_eval.formats import Parts, format_of
+from sketch_eval.formats import Parts, formats_of
+
+
+def _joined(held: Parts, new: Parts) -> Parts:
+    return tuple(torch.cat(both, 2) for both in zip(held, new, strict=True))
 
 
 class FormatLayer(CacheLayerMixin):
@@ -28,10 +32,11 @@ class FormatLayer(CacheLayerMixin):
         self.value_parts: Parts = ()
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.format = format_of(self.cell.store, self.cell.store_group, key_states.shape[-1])
+        self.formats = formats_of(self.cell.store, self.cell.store_group, key_states.shape[-1])
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.key_parts = self.format.encode(key_states[:, :, :0])
-        self.value_parts = self.format.encode(value_states[:, :, :0])
+        self.key_parts, self.value_parts = (
+            one.encode(states[:, :, :0]) for one, states in zip(self.formats, (key_states, value_states), strict=True)
+        )
         self.is_initialized = True
 
     def update(
@@ -40,18 +45,17 @@ class FormatLayer(CacheLayerMixin):
         """Keep new keys and values `[batch, kv_heads, tokens, head_dim]`; return all, as they come back."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.key_parts = self._joined(self.key_parts, key_states)
-        self.value_parts = self._joined(self.value_parts, value_states)
-        return self.format.decode(self.key_parts).to(self.dtype), self.format.decode(self.value_parts).to(self.dtype)
-
-    def _joined(self, held: Parts, new: torch.Tensor) -> Parts:
-        return tuple(torch.cat(both, 2) for both in zip(held, self.format.encode(new), strict=True))
+        of_keys, of_values = self.formats
+        self.key_parts = _joined(self.key_parts, of_keys.encode(key_states))
+        self.value_parts = _joined(self.value_parts, of_values.encode(value_states))
+        return of_keys.decode(self.key_parts).to(self.dtype), of_values.decode(self.value_parts).to(self.dtype)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors that hold the pairs, by their names in the ledger."""
         if not self.is_initialized:
             return {}
-        names = [kind + name for kind in ("keys", "values") for name in self.format.names]
+        named = zip(("keys", "values"), self.formats, strict=True)
+        names = [kind + name for kind, one in named for name in one.names]
         return dict(zip(names, (*self.key_parts, *self.value_parts), strict=True))
 
     def get_seq_length(self) -> int:

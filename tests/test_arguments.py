@@ -38,7 +38,7 @@ def test_every_default_can_be_given_in_each_way_that_lm_eval_takes_arguments(nam
     [
         ({"strategy": "top"}, "'aggregate_near' or 'aggregate_unweighted' (did you mean topk?)"),
         ({"strategy": "fold"}, "'aggregate_near' or 'aggregate_unweighted' (did you mean aggregate?)"),
-        ({"max_cache_size": 0}, "max_cache_size=0: should be greater than or equal to 1"),
+        ({"max_cache_size": 0}, "max_cache_size=0: should be greater than or equal to 1, or None for the full cache"),
         ({"max_cache_size": 8.5}, "max_cache_size=8.5: should be a valid integer"),
         ({"max_cache_size": "None", "topk": 4}, "topk=4 needs a bounded cache"),
         ({"strategy": "aggregate", "topk": 4}, "topk=4 goes with strategy=topk"),
@@ -56,7 +56,7 @@ def test_every_default_can_be_given_in_each_way_that_lm_eval_takes_arguments(nam
         ),
         ({"max_cachesize": 64}, "max_cachesize=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
         ({"cap": 64}, "cap=64 is not an argument of sketch_gpt2 (did you mean max_cache_size?)"),
-        ({"store": "int5"}, "store='int5': should be 'float', 'float16', 'int8', 'int4' or 'int3'"),
+        ({"store": "int5"}, "store='int5': should be 'float', 'float16', 'int8', 'int4', 'int3' or 'k8v4'"),
         ({"tp_plan": "auto"}, "tp_plan='auto': a layer's heads stay on one device"),
         ({"recent": float("inf")}, "recent=inf: should be a finite number"),
         ({"dtype": "foo"}, "dtype='foo' is no dtype of torch"),

@@ -175,7 +175,7 @@ def test_an_infinitely_wide_count_min_decides_as_exact_counters(model: GPT2LMHea
 
 @pytest.mark.parametrize(
     ("name", "new"),
-    [("count_min", 1000), ("budget aggregate", 1000)] + [(name, 200) for name in CELLS],
+    [("count_min", 1000), ("budget aggregate", 300)] + [(name, 80) for name in CELLS],
     ids=str,
 )
 def test_after_many_tokens_the_cache_owns_what_the_ledger_says(name: str, new: int) -> None:

@@ -13,7 +13,8 @@ import torch
 import yaml
 from conftest import tiny_gpt2
 from lm_eval.api.instance import Instance
-from test_executions import UNTURNED, assert_follows_oracle, run, small_cell
+from test_executions import UNTURNED, assert_follows_oracle, compiles, run, small_cell
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel, PreTrainedModel
 
 from sketch_eval import UsageError
@@ -56,7 +57,14 @@ def test_the_victim_is_the_pair_with_the_least_attention_still_to_come(scope: st
     assert run(model, cell, tokens, torch.ones_like(tokens), "auto")[1].trace(0).victims.tolist() == expected
 
 
-@pytest.mark.parametrize("fate", UNTURNED, ids=str)
+@pytest.mark.parametrize(
+    "fate",
+    [
+        pytest.param(fate, marks=[] if compiles("clairvoyant", fate["strategy"]) else pytest.mark.slow)
+        for fate in UNTURNED
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("scope", ["layer", "head"])
 @pytest.mark.parametrize("which", ["model", "grouped"])
 def test_all_executions_decide_as_the_oracle(
@@ -94,6 +102,33 @@ def test_a_long_text_is_foreseen_block_by_block(grouped: PreTrainedModel, monkey
     cell = CacheConfig(max_cache_size=20, scope="head", **FORESEEN)
     compared, there = assert_follows_oracle(grouped, cell, tokens, torch.ones_like(tokens))
     assert compared >= 0.8 * there
+
+
+class Largest(TorchDispatchMode):
+    """Records the numbers of the largest tensor that an operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(each, torch.Tensor):
+                self.numbers = max(self.numbers, each.numel())
+        return made
+
+
+@pytest.mark.parametrize("scope", ["layer", "head", "budget"])
+def test_no_tensor_of_length_times_length_is_made(
+    grouped: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, scope: str
+) -> None:
+    """Of 320 tokens in blocks of 16: the largest is a block's rows of all eight query heads, or the model's logits."""
+    for module in ("policies.clairvoyant", "execution.compiled.run"):
+        monkeypatch.setattr(f"sketch_eval.{module}.BLOCK", 16)
+    cell = CacheConfig(max_cache_size=20, scope=cast(Any, scope), **FORESEEN)
+    tokens = texts(1, 320)
+    with Largest() as largest:
+        run(grouped, cell, tokens, torch.ones_like(tokens), "auto")
+    assert largest.numbers <= 320 * 16 * 8 < 320**2
 
 
 def likelihoods(lm: SketchGPT2, pairs: list[tuple[str, str]]) -> list[float]:

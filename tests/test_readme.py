@@ -13,8 +13,12 @@ import pytest
 import readme
 import rotary
 from board import AROUND, RIVALS, ROTARY, TEXTS, NotSoError, Tables
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from picture import digest, drawn
+from transformers import AutoTokenizer
 
+from sketch_eval import bundled
 from sketch_eval.config import CacheConfig
 from sketch_eval.grid.cells import cell_name
 
@@ -227,3 +231,26 @@ def test_every_interval_that_is_told_in_words_stands_in_a_table() -> None:
                 missing.append(told[0])
     assert found > 40
     assert missing == []
+
+
+def test_the_shares_of_tokens_that_meet_no_bound_are_those_of_the_text() -> None:
+    """Of the tokens that are scored, those that stand among the first so many of their window."""
+    task = TaskManager(
+        include_path=str(ROOT / "tasks"), include_defaults=False, metadata={"pretrained": "bundled"}
+    ).load(["stdlib_text"])["tasks"]["stdlib_text"]
+    tokenizer = AutoTokenizer.from_pretrained(bundled.path())
+    places: list[int] = []
+    for document in task.test_docs():
+        tokens = tokenizer(task.doc_to_target(document))["input_ids"]
+        for window in get_rolling_token_windows(tokens, 0, 1024, 1):
+            context, scored = make_disjoint_window(window)
+            read = len(context) + len(scored) - 1
+            places += range(read - len(scored), read)
+    said = re.search(
+        r"in the library text (a tenth) of all tokens\sat (128) pairs, (a quarter) at (384) and (two thirds)\sat (768)",
+        PAGE,
+    )
+    assert said
+    for words, cap in zip(said.groups()[::2], said.groups()[1::2], strict=True):
+        share = sum(place < int(cap) for place in places) / len(places)
+        assert share == pytest.approx({"a tenth": 0.1, "a quarter": 0.25, "two thirds": 0.667}[words], abs=0.025)

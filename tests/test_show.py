@@ -51,7 +51,9 @@ def test_tasks_cells_caps_and_the_order_can_be_chosen() -> None:
     assert set(shown["cell"]) == {"full", "window", "window aggregate"}
     sizes = [float(size.replace(",", "")) for size in shown["KiB"][1:]]
     assert sizes == sorted(sizes)
-    assert not any("[" in entry for entry in shown["recall"])  # The mean over a group has no interval.
+    assert not any("[" in entry for entry in shown["recall"])  # The mean over a group has no interval, and it is said.
+    assert "A mean over tasks has no interval" in str(table.caption)
+    assert "A mean" not in str(show(RESULTS / "tasks", ["kv_256"]).caption)
     assert "acc ↑" in str(table.columns[3].header)
     top = show(RESULTS / "tasks", caps=["all"], top=3)
     assert len(top.rows) == 4

@@ -223,7 +223,7 @@ def test_a_folder_of_another_model_is_refused_before_a_model_is_loaded(finished:
         sweep(other, finished, _no_model, Silent())
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_a_sweep_ends_in_the_same_tables(
     finished: Path, config: str, tmp_path: Path, kills: int
 ) -> None:

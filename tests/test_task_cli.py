@@ -225,13 +225,12 @@ def test_the_command_line_runs_the_full_group(tmp_path: Path) -> None:
         assert task in ran.stdout
 
 
+@pytest.mark.slow  # lm-eval takes ten seconds to begin; tests/test_cli.py has one bad input by default.
 @pytest.mark.parametrize(
     ("tasks", "metadata", "named"),
     [
         ("kv_256", {"length": 2048}, "error: length=2048: this task has length=256"),
-        pytest.param(
-            "sketch_quick,sketch_full", {}, "error: Duplicate task 'kv_512': found in both", marks=pytest.mark.slow
-        ),
+        ("sketch_quick,sketch_full", {}, "error: Duplicate task 'kv_512': found in both"),
     ],
 )
 def test_the_command_line_fails_in_one_line(tmp_path: Path, tasks: str, metadata: dict[str, Any], named: str) -> None:

@@ -95,6 +95,41 @@ def test_the_loss_is_that_of_the_other_loop(name: str) -> None:
     torch.testing.assert_close(Loss(model, "cpu").forward(ids, weights), want)
 
 
+def test_a_batch_whose_compiled_loss_fails_has_the_gradients_of_all_its_parts() -> None:
+    """The second of three parts fails after it has added to the gradients."""
+    model = load(bundled.path())
+    model.set_attn_implementation(CAUSAL)
+    random = torch.Generator().manual_seed(0)
+    ids, weights = torch.randint(1, 4000, (6, 32), generator=random), torch.rand(6, 32, generator=random)
+    plain, fails = Loss(model, "cpu"), Loss(model, "cpu")
+    want = plain.backward(ids, weights, 6)
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    calls = count()
+
+    def compiled(ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        if next(calls):
+            fails.forward(ids, weights).backward()
+            raise RuntimeError("the second part")
+        return fails.forward(ids, weights)
+
+    fails.compiled = compiled
+    torch.testing.assert_close(fails.backward(ids, weights, 2), want)
+    assert next(calls) == 2
+    for mine, its in zip((p.grad for p in model.parameters() if p.grad is not None), gradients, strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)
+
+
+def test_a_text_shorter_than_a_row_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    feed = Feed(0, str(tmp_path), [64, 256], 1, 3, "cpu")
+    try:
+        with pytest.raises(UsageError, match="a text of 100 tokens: rows are of up to 256"):
+            feed.hold([(1.0, np.arange(100, dtype=np.int32))])
+    finally:
+        feed.close()
+
+
 def test_keys_of_two_words_take_both_to_find(tokenizer: PreTrainedTokenizerFast) -> None:
     for budget in (12, 250, 1000, 4000, 40_000):
         pieces = two_word_keys(Random(f"two {budget}"), budget)

@@ -149,9 +149,11 @@ def _table(
     at = f"cap {', '.join(map(whole, caps))}. " if caps else ""
     at += f"Other caps, for --cap: {', '.join(map(whole, others))}. " if others and caps else ""
     left = f"{number - len(lines)} more with --top 0. " if number > len(lines) else ""
+    grouped = any(one.grouped for one in chosen)
+    means = " A mean over tasks has no interval, since they may share documents." if grouped else ""
     table.caption = (
         f"{folder}: {at}{left}The full cache's score, and the difference to it with its 95% interval. KiB are those of "
-        "one text's whole cache, in the numbers that the model computes in unless a store is named."
+        f"one text's whole cache, in the numbers that the model computes in unless a store is named.{means}"
     )
     return table
 

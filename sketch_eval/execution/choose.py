@@ -67,7 +67,7 @@ def _say_once(state: LayerState, call: Call) -> None:
     reason = why_not(state, call)
     if reason not in _said:
         _said.add(reason)
-        _log.warning("execution: %s; each token runs stepwise, as some sixty launches a layer", reason)
+        _log.warning("execution: %s; each token runs stepwise, as some hundred launches a layer", reason)
 
 
 @lru_cache

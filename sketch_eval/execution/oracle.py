@@ -26,6 +26,8 @@ FATES_SPELT = (
 )
 """The fates, likewise."""
 
+KEY, VALUE = 0, 1
+
 
 @dataclass(eq=False)
 class Pair:
@@ -115,7 +117,7 @@ class Oracle:
         # 1. Append.
         self.t += 1
         self.tokens.append(token)
-        k, v = self._kept(k), self._kept(v)
+        k, v = self._kept(k, KEY), self._kept(v, VALUE)
         self.pairs.append(Pair(k, v, self.t, self._item(token, k)))
 
         # 2. Rank and attend.
@@ -267,12 +269,13 @@ class Oracle:
         n = survivor.n + victim.n
         if self.cell.strategy != "aggregate_values":
             key = (survivor.key * survivor.n + self._brought(victim, survivor) * victim.n) / n
-            survivor.key = self._kept(key, decided)
-        survivor.value = self._kept((survivor.value * survivor.n + victim.value * victim.n) / n, decided)
+            survivor.key = self._kept(key, KEY, decided)
+        value = (survivor.value * survivor.n + victim.value * victim.n) / n
+        survivor.value = self._kept(value, VALUE, decided)
         survivor.n = n
         return survivor.position
 
-    def _kept(self, vectors: torch.Tensor, decided: Step | None = None) -> torch.Tensor:
+    def _kept(self, vectors: torch.Tensor, which: int, decided: Step | None = None) -> torch.Tensor:
         """Vectors `[kv_heads, head_dim]` as they come back from the store; for sums, how near they were to other codes.
 
         How near is said thirtyfold: the mean of two pairs is surer than estimates are.
@@ -281,7 +284,8 @@ class Oracle:
             return vectors.half().float()
         if self.cell.store == "float":
             return vectors.float()
-        largest, back = 2 ** int(self.cell.store.removeprefix("int")) - 1, []
+        bits = {"int8": (8, 8), "int4": (4, 4), "int3": (3, 3), "k8v4": (8, 4)}[self.cell.store][which]
+        largest, back = 2**bits - 1, []
         for head in vectors.float():
             for group in head.split(self.cell.store_group):
                 zero = group.min().half().float()

@@ -59,14 +59,14 @@ class Prepared:
 
     def finish(self, state: LayerState) -> None:
         """Bring the state up to what the loop wrote."""
-        if state.items is not None or isinstance(state.format, Quantised):
+        if state.items is not None or isinstance(state.held_keys.format, Quantised):
             columns = self._valid.int().argsort(dim=1, descending=True, stable=True)  # The valid ones, in order, lead.
             arrival = state.positions - self._first[:, None]
             row, slot = (arrival >= 0).nonzero(as_tuple=True)  # The pairs that arrived in this call, and stayed.
             column = columns[row, arrival[row, slot].long()]
             if state.items is not None:
                 state.items[row, slot] = self._items[row, column].int()
-            if isinstance(state.format, Quantised):
+            if isinstance(state.held_keys.format, Quantised):
                 keys, values = self._parts
                 _keep(state.held_keys, keys, row, slot, column, self.keys.transpose(2, 3), self.key_grids)
                 _keep(state.held_values, values, row, slot, column, self.values, self.value_grids)
@@ -136,9 +136,10 @@ def _placeholder(rows: int, dimensions: int) -> torch.Tensor:
 
 def groups_of(state: LayerState) -> int:
     """Groups of a vector that is quantised; 0 where none is, or none but as it arrives."""
-    if not isinstance(state.format, Quantised) or not state.fate.counts:
+    format = state.held_keys.format
+    if not isinstance(format, Quantised) or not state.fate.counts:
         return 0
-    return -(-state.format.head_dim // state.format.group)
+    return -(-format.head_dim // format.group)
 
 
 def _keep(

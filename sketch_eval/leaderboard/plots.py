@@ -19,6 +19,7 @@ import pandas as pd
 import vl_convert
 from PIL import Image
 
+from sketch_eval.formats import BITS
 from sketch_eval.leaderboard import views
 from sketch_eval.leaderboard.views import Subject
 from sketch_eval.policies import FATES
@@ -95,7 +96,7 @@ def look(method: str) -> tuple[str, str]:
     head, *rest = method.split()
     colour = COLOURS.get(head, SPARE[zlib.crc32(head.encode()) % len(SPARE)])
     fate = next((word for word in rest if word in FATES), next(iter(FATES)))
-    if any(word not in FATES for word in rest) or head in ("int8", "int4", "int3"):
+    if any(word not in FATES for word in rest) or head in BITS:
         return colour, STORED[fate != next(iter(FATES))]
     return colour, SHAPES.get(fate, "stroke")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from sketch_eval.formats import FORMATS
 from sketch_eval.leaderboard.numbers import change, kib, scored
 from sketch_eval.leaderboard.row import task_family
 from sketch_eval.policies import POLICIES
@@ -197,7 +198,7 @@ def window_bytes(rows: pd.DataFrame) -> dict[float, float]:
 
     Of windows in several stores it is the one with the most bits.
     """
-    plain = rows[rows["cell"].map(method).str.fullmatch(r"window( (float|int)\d+)?") & rows["cap"].notna()]
+    plain = rows[rows["cell"].map(method).str.fullmatch(rf"window( ({'|'.join(FORMATS)}))?") & rows["cap"].notna()]
     found = rows[rows["cap"].notna()].groupby("cap")["total_bytes"].min().to_dict()
     found |= plain.groupby("cap")["total_bytes"].max().to_dict()
     return {float(cap): float(count) for cap, count in found.items()}

@@ -77,7 +77,7 @@ class Fold(Fate):
         """
         assert state.counts is not None
         key = mean_pair(compared, state.counts, rows, into, gone)
-        state.held_keys.write(rows, into, state.format.encode(key))
+        state.held_keys.write(rows, into, state.held_keys.format.encode(key))
         cls.merge_values(state, rows, into, gone)
 
     @staticmethod
@@ -85,7 +85,7 @@ class Fold(Fate):
         """Make the survivor's value the mean, and count the victim's tokens as the survivor's."""
         assert state.counts is not None
         value = mean_pair(state.values, state.counts, rows, into, gone)
-        state.held_values.write(rows, into, state.format.encode(value))
+        state.held_values.write(rows, into, state.held_values.format.encode(value))
         state.counts[rows, into] += state.counts[rows, gone]
 
 

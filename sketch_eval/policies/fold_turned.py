@@ -46,5 +46,5 @@ class FoldTurned(Fold):
         assert state.speeds is not None
         key = mean_pair(compared, state.counts, rows, into, gone)
         turned = turn(key, state.positions[rows, into][:, None], state.speeds)
-        state.held_keys.write(rows, into, state.format.encode(turned))
+        state.held_keys.write(rows, into, state.held_keys.format.encode(turned))
         cls.merge_values(state, rows, into, gone)

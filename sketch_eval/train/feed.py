@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from sketch_eval.errors import UsageError
 from sketch_eval.train.mixture import Mixture
 
 CHUNK = 65_536  # tokens of drills that a worker hands over at a time
@@ -61,7 +62,15 @@ class Feed:
         self.lengths = lengths
 
     def hold(self, texts: list[tuple[float, np.ndarray]]) -> None:
-        """Put the streams of text, (share, token ids) each, on the device."""
+        """Put the streams of text, (share, token ids) each, on the device.
+
+        Raises UsageError where a stream is shorter than the longest batch.
+        """
+        shortest, longest = min(len(ids) for _, ids in texts), max(self.lengths)
+        if shortest < longest:
+            raise UsageError(
+                f"a text of {shortest} tokens: rows are of up to {longest}; give more books, or less length"
+            )
         self.shares = torch.tensor([share for share, _ in texts], device=self.device)
         self.sizes = torch.tensor([len(ids) for _, ids in texts], device=self.device)
         self.starts = self.sizes.cumsum(0) - self.sizes

@@ -144,10 +144,7 @@ class Run:
         length = settings.length(part)
         rows = max(settings.tokens // length, 1)
         ids, weights = self.feed.batch(rows, length, at_step(settings.drills, part))
-        total = weights[:, 1:].sum()
-        most = max(settings.micro // length, 1)
-        parts = zip(ids.split(most), weights.split(most), strict=True)
-        loss = torch.stack([self.loss.backward(some, weight, total) for some, weight in parts]).sum()
+        loss = self.loss.backward(ids, weights, max(settings.micro // length, 1))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -205,16 +202,21 @@ class Loss:
         wanted, weight = F.pad(ids[:, 1:], (0, 1)).flatten(), F.pad(weights[:, 1:], (0, 1)).flatten()
         return (F.cross_entropy(logits.float(), wanted, reduction="none") * weight).sum()
 
-    def backward(self, ids: Tensor, weights: Tensor, total: Tensor) -> Tensor:
-        """Add the gradients of this part of a batch, whose weights sum to ``total``; returns its share of the loss."""
+    def backward(self, ids: Tensor, weights: Tensor, most: int) -> Tensor:
+        """Set the gradients of a batch, ``most`` rows at a time; returns its weighted mean loss, on the device.
+
+        Where the compiled loss fails, the batch is begun again without it: what was added by then may be half a part.
+        """
+        total = weights[:, 1:].sum()
+        parts = list(zip(ids.split(most), weights.split(most), strict=True))
         if self.compiled is not None:
             try:
-                return self._compiled(ids, weights, total)
+                return torch.stack([self._compiled(some, weight, total) for some, weight in parts]).sum()
             except Exception as error:
                 print(f"goes on without torch.compile: {type(error).__name__}: {str(error)[:2000]}", flush=True)
                 self.compiled = None
                 self.model.zero_grad(set_to_none=True)
-        return self._run(self.forward, ids, weights, total)
+        return torch.stack([self._run(self.forward, some, weight, total) for some, weight in parts]).sum()
 
     def _compiled(self, ids: Tensor, weights: Tensor, total: Tensor) -> Tensor:
         if ids.shape in self.shapes:

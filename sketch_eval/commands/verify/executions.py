@@ -113,7 +113,7 @@ def _follow(execution: Execution, place: str, cells: int) -> Followed | str:
         tokens, off, alike = _compare(truth, standard, torch.cat(outputs, 1), Trace.join(traces), call.valid)
         followed.tokens += tokens
         followed.furthest = max(followed.furthest, off)
-        rounds_folds = place != "cpu" and state.fate.counts and not state.format.exact
+        rounds_folds = place != "cpu" and state.fate.counts and not state.exact
         if not (alike and off <= (ROUNDED if rounds_folds else CLOSE)) and not followed.otherwise:
             what = f"outputs are {off:.2g} off" if alike else "it decided otherwise"
             followed.otherwise = f"{what} in the cell {_spelt(cell)}"

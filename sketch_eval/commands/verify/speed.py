@@ -22,7 +22,7 @@ CELLS: dict[str, dict[str, Any]] = {
 }
 LENGTH, ROUNDS = 1024, 3
 STEPS = 128
-"""Tokens of the passes that are compared with stepwise ones, which are slow where each step is some sixty launches."""
+"""Tokens of the passes that are compared with stepwise ones, slow where each step is some hundred launches."""
 
 
 def check(device: str, quick: bool) -> Iterator[Check]:

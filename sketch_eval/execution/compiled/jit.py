@@ -32,10 +32,17 @@ def exactly(function: Callable[..., Any]) -> Any:
     return numba.njit(**OPTIONS | {"fastmath": False})(function)
 
 
-def kept(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """The loop itself, on disk where there is a place for it: a read-only install with no home compiles each time."""
+def kept(signature: Any, name: str) -> Callable[[Callable[..., Any]], Any]:
+    """The loop itself, on disk where there is a place for it: a read-only install with no home compiles each time.
+
+    Args:
+        signature: of the function, in Numba's types.
+        name: another one for each set of constants that a function closes over. Numba has an index for each name, and
+            two processes that write to one index at once can leave the code of the one under the key of the other.
+    """
 
     def compile_it(function: Callable[..., Any]) -> Any:
+        function.__qualname__ = name
         try:
             return numba.njit(signature, cache=True, **OPTIONS)(function)
         except RuntimeError as error:

@@ -31,7 +31,7 @@ RANKED = (Recency, Exact, Last, CountMin)
 def serves(state: LayerState, call: Call) -> bool:
     """Whether a call that the compiled loop serves can go this way."""
     whole = all(t.dtype == torch.float32 for t in (call.q, call.k, call.v, state.held_keys.parts[0]))
-    plain = call.length == 1 and whole and state.format.exact and state.items is None
+    plain = call.length == 1 and whole and state.exact and state.items is None
     return plain and type(state.policy) in RANKED
 
 
@@ -89,7 +89,7 @@ class Lane:
         valid, out = np.ascontiguousarray(call.valid.numpy()), output.numpy()
         rules = Rules(
             np.float32(call.scaling), np.float32(cell.decay), cell.normalize == "age", cell.conservative,
-            *self.protected, self.speeds, 0, 0,
+            *self.protected, self.speeds, 0, 0, 0,
         )  # fmt: skip
         # What is read off the positions is read off them again at each token: it would be memory that is in no ledger.
         now = self.seen[:, None, None].repeat(units, 1)
@@ -125,7 +125,8 @@ def _locator() -> Any:
     @kept(
         numba.void(
             numba.int32[:, :, ::1], numba.int64[:, ::1], numba.int64[:, ::1], numba.int64, numba.int32[:, :, :, ::1]
-        )
+        ),
+        "locate",
     )
     def locate(positions, a, b, size, cells):  # type: ignore[no-untyped-def]
         """Cells int32 `[batch, units, n, depth]` of positions int32 `[batch, units, n]`, as `hashing.PairwiseHash`."""

@@ -60,8 +60,9 @@ class Rules(NamedTuple):
         sinks, recent: numbers of protected tokens, for eviction, and with `visible_` for what a query sees.
         visible: pairs a query sees; 0 for all.
         speeds: float32 `[pairs]`, how rotary positions turn the keys; empty where they do not.
-        levels, group: the largest code of a quantised number, and how many of them share a grid; for levels,
-            `quantise.HALF` where they are kept in float16, and 0 where they are kept as they are.
+        key_levels, value_levels: the largest code of a quantised number; `quantise.HALF` where they are kept in
+            float16, and 0 where they are kept as they are.
+        group: how many quantised numbers share a grid.
     """
 
     scaling: Any = _f
@@ -74,7 +75,8 @@ class Rules(NamedTuple):
     visible_sinks: Any = numba.int64
     visible_recent: Any = numba.int64
     speeds: Any = _f[::1]
-    levels: Any = numba.int64
+    key_levels: Any = numba.int64
+    value_levels: Any = numba.int64
     group: Any = numba.int64
 
 

@@ -48,7 +48,7 @@ def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:
         np.float32(call.scaling), np.float32(cell.decay), cell.normalize == "age", cell.conservative,
         *cell.protected(cell.max_cache_size), visible, *cell.protected(visible),
         np.empty(0, np.float32) if state.speeds is None else state.speeds.numpy(),
-        *_levels(state.format),
+        _levels(state.held_keys.format), _levels(state.held_values.format), _group(state.held_keys.format),
     )  # fmt: skip
     scan = scan_for(SOURCES[cell.importance], FATES[cell.strategy])
     new = [
@@ -91,11 +91,16 @@ def _by_sequence(rows: torch.Tensor, units: int) -> np.ndarray:
     return array.reshape(len(array) // units, units, *array.shape[1:])
 
 
-def _levels(format: Format) -> tuple[int, int]:
-    """`levels` and `group` of `Rules`."""
+def _levels(format: Format) -> int:
+    """`key_levels` or `value_levels` of `Rules`."""
     if isinstance(format, Quantised):
-        return format.levels, format.group
-    return (0 if format.exact else HALF), 0
+        return format.levels
+    return 0 if format.exact else HALF
+
+
+def _group(format: Format) -> int:
+    """`group` of `Rules`."""
+    return format.group if isinstance(format, Quantised) else 0
 
 
 @lru_cache(maxsize=1)

@@ -57,7 +57,7 @@ def scan_for(source: int, fate: int) -> Any:
     decays = tuple(F(decay) for decay in DECAYS)
     steps = STEPS if turns else 0
 
-    @kept(SIGNATURE)
+    @kept(SIGNATURE, f"scan_{source}_{fate}")
     def scan(q, k, v, tokens, store, rules, seen_before, decided):  # type: ignore[no-untyped-def]
         """Append the valid tokens to the store, one after the other, and attend from each.
 
@@ -255,16 +255,21 @@ def scan_for(source: int, fate: int) -> Any:
                         merge(into, victim, compared, values, counts, logn, norms, fate != FOLD_VALUES, weighs)
                         if turns:
                             turn(level, keys, into, positions[into], rules.speeds)
-                        if rules.levels != 0:
+                        if rules.value_levels != 0:
                             for h in range(heads):
                                 if fate != FOLD_VALUES:
                                     for d in range(head_dim):
                                         vector[d] = keys[h, d, into]
-                                    quantise(vector, rules.levels, rules.group, key_grids[h, into], exponent, power)
+                                    quantise(vector, rules.key_levels, rules.group, key_grids[h, into], exponent, power)
                                     for d in range(head_dim):
                                         keys[h, d, into] = vector[d]
                                 quantise(
-                                    values[h, into], rules.levels, rules.group, value_grids[h, into], exponent, power
+                                    values[h, into],
+                                    rules.value_levels,
+                                    rules.group,
+                                    value_grids[h, into],
+                                    exponent,
+                                    power,
                                 )
                             norms[into] = norm(keys, into)
                             if turns:

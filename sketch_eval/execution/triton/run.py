@@ -58,7 +58,7 @@ def why_not(state: LayerState, call: Call) -> str:
             f"the kernel has no importance={cell.importance}, strategy={cell.strategy}, scope={cell.scope}, "
             f"conservative={cell.conservative}"
         )
-    if state.fate.counts and not state.format.exact:
+    if state.fate.counts and not state.exact:
         return f"the kernel does not fold pairs of store={cell.store}, which are rounded anew at each fold"
     if call.q.dtype not in DTYPES or call.k.dtype not in DTYPES:
         return f"the kernel takes {', '.join(map(str, DTYPES))}, and this is {call.q.dtype}"
@@ -120,7 +120,8 @@ class Scratch:
         )
         if state.fate.counts:
             self.key_parts, self.value_parts = _with_room(self.key_parts, length), _with_room(self.value_parts, length)
-        self.keys, self.values = state.format.decode(self.key_parts), state.format.decode(self.value_parts)
+        self.keys = state.held_keys.format.decode(self.key_parts)
+        self.values = state.held_values.format.decode(self.value_parts)
         self.items = None if state.items is None else torch.cat((state.items, items.int()), 1)
         self.half = call.q.dtype == self.keys.dtype != torch.float32
         self.plan = plan_for(state.cell, heads, call.q.shape[1] // state.units, call.q.shape[-1], not self.half)
