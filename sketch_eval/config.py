@@ -230,7 +230,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{name}={error['input']!r} is not an argument{nearest(name, CacheConfig.model_fields)}"
     wanted = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    hint = ", or None for the full cache" if name == "max_cache_size" else ""
+    full = name == "max_cache_size" and error["type"] == "greater_than_equal"
+    hint = ", or None for the full cache" if full else ""
     if error["type"] == "literal_error":
         choices = get_args(CacheConfig.model_fields[name].annotation)
         # int5 is no slip of the pen for int8; all choices stand in the message.

@@ -145,7 +145,8 @@ BITS = {"int8": (8, 8), "int4": (4, 4), "int3": (3, 3), "k8v4": (8, 4)}
 """The quantised formats by name: bits of a key's numbers, and of a value's.
 
 Keys want more: an error in a key changes the weight of its pair, and some channels of keys lie far from others (KIVI;
-Liu et al., 2024). Eight bits and four are llama.cpp's `-ctk q8_0 -ctv q4_0`.
+Liu et al., 2024). Eight bits and four are as many as llama.cpp's `-ctk q8_0 -ctv q4_0`
+has.
 """
 
 FORMATS = ("float", "float16", *BITS)
@@ -157,7 +158,7 @@ def formats_of(store: str, group: int, head_dim: int) -> tuple[Format, Format]:
 
     Either both are quantised or none is.
     """
-    if store in BITS:
+    if store in BITS:  # What reads a store asks the keys' format alone whether both are.
         keys, values = BITS[store]
         return Quantised(keys, group, head_dim), Quantised(values, group, head_dim)
     both = Float(torch.float16 if store == "float16" else None)

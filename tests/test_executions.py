@@ -205,7 +205,7 @@ BUDGETED = [
 @pytest.mark.parametrize(
     ("which", "importance", "fate", "scope"),
     [
-        pytest.param(which, *each, marks=pytest.mark.slow if (which == "model") != (each[1] == "topk") else [])
+        pytest.param(which, *each, marks=pytest.mark.slow if (which, each[1]) == ("model", "aggregate") else [])
         for each in BUDGETED
         for which in ("model", "grouped")
     ],

@@ -189,7 +189,7 @@ def test_more_bits_are_nearer_to_the_models_own_numbers_and_eight_are_within_a_t
 def test_beams_and_padding_carry_a_quantised_store_along(cap: int | None) -> None:
     """Of one layer, whose input no code has changed: what the beams say they scored is what scoring says."""
     model = tiny_gpt2(seed=0, layers=1)
-    cell = CacheConfig(max_cache_size=cap, store="int4", store_group=4, strategy="aggregate", sinks=1, recent=0.5)
+    cell = CacheConfig(max_cache_size=cap, store="k8v4", store_group=4, strategy="aggregate", sinks=1, recent=0.5)
 
     def cache() -> FormatCache | SketchCache:
         return FormatCache(model.config, cell) if cap is None else SketchCache(model.config, cell)
@@ -209,7 +209,7 @@ def test_beams_and_padding_carry_a_quantised_store_along(cap: int | None) -> Non
         assert output.sequences_scores[row].item() == pytest.approx(scored.sum().item(), abs=1e-3)
 
 
-@pytest.mark.parametrize(("store", "most"), [("int8", 0.05), ("int4", 0.5)])
+@pytest.mark.parametrize(("store", "most"), [("int8", 0.05), ("k8v4", 0.5), ("int4", 0.5)])
 def test_over_the_layers_decode_and_scan_differ_by_single_codes(store: str, most: float) -> None:
     """Rounding that differs in the last place before a layer makes a code another one in it, now and then."""
     model = AutoModelForCausalLM.from_pretrained(bundled.path(), dtype=torch.float32).eval()
@@ -227,7 +227,7 @@ def test_over_the_layers_decode_and_scan_differ_by_single_codes(store: str, most
 
 def test_a_full_cache_with_fewer_bits_takes_tokens_back_and_a_bounded_one_names_it() -> None:
     model = tiny_model("gpt2", layers=1)
-    cell = CacheConfig(max_cache_size=None, store="int4", store_group=4)
+    cell = CacheConfig(max_cache_size=None, store="k8v4", store_group=4)
     prompt = torch.tensor([[5, 6, 7, 8, 5, 6, 7, 8, 5, 6]])
     plain, looked_up = (
         model.generate(

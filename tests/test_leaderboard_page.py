@@ -19,6 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from sketch_eval.errors import UsageError
+from sketch_eval.formats import BITS
 from sketch_eval.leaderboard import page, plots, tables, views
 from sketch_eval.leaderboard.row import Row, frame
 from sketch_eval.leaderboard.views import Subject
@@ -252,7 +253,8 @@ def test_the_answer_names_the_best_that_can_be_had_the_window_and_the_best_sketc
 
 
 def test_each_method_has_one_colour_and_marker_whatever_table_it_is_in() -> None:
-    names = [" ".join([head, *fate]) for head in plots.COLOURS for fate in ([], ["aggregate"], ["aggregate_values"])]
+    heads = [head for head in plots.COLOURS if head not in BITS]
+    names = [" ".join([head, *fate]) for head in heads for fate in ([], ["aggregate"], ["aggregate_values"])] + [*BITS]
     assert len({plots.look(name) for name in names}) == len(names)
     for cell in ("count_min 128×2 topk32 decay=0.9", "count_min 9×9 recent=0.5", "count_min 1×1 scope=head"):
         assert views.method(cell) == "count_min"

@@ -10,8 +10,9 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 
 SHOWN = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "docs/**/*", "tasks/*.md"),
-    *("benchmarks/*.md", "results/README.md", "results/*/leaderboard.md", "results/*/leaderboard.csv"),
+    *("benchmarks/*.md", "benchmarks/*.json", "results/README.md", "results/*/leaderboard.md"),
     *(
+        "results/*/leaderboard.csv",
         "results/*/*.png",
         "sketch_eval/bundled/MODEL_CARD.md",
         "sketch_eval/bundled/rotary/MODEL_CARD.md",

@@ -29,6 +29,7 @@ COLOURS = {
     "h2o": "#d64545", "exact": "#d9730d", "count_min": "#2f7fd1", "count_sketch": "#1593a0", "race": "#7c6bd6",
     "race_queries": "#9273b5", "vatp": "#b0677c", "snapkv": "#2a9d4e", "expected": "#5f7fa8", "keydiff": "#6b8f3f",
     "surprisal": "#b8860b", "clairvoyant": "#8d6e63", "learned": "#00897b", "fold_cost": "#ad5fd0",
+    "int8": "#6f7d1e", "k8v4": "#a85a2b", "int4": "#c25b86", "int3": "#7d6aa6",
 }  # fmt: skip
 """By how a cell ranks; the same in every plot of every table, with a contrast of 3 and more on white and on dark."""
 SPARE = ["#2f7fd1", "#d9730d", "#2a9d4e", "#c2489f", "#1593a0", "#d64545", "#7c6bd6", "#8a8a2e"]

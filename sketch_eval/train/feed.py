@@ -64,12 +64,12 @@ class Feed:
     def hold(self, texts: list[tuple[float, np.ndarray]]) -> None:
         """Put the streams of text, (share, token ids) each, on the device.
 
-        Raises UsageError where a stream is shorter than the longest batch.
+        Raises UsageError where a stream that is drawn from is shorter than the longest row.
         """
-        shortest, longest = min(len(ids) for _, ids in texts), max(self.lengths)
+        shortest, longest = min(len(ids) for share, ids in texts if share), max(self.lengths)
         if shortest < longest:
             raise UsageError(
-                f"a text of {shortest} tokens: rows are of up to {longest}; give more books, or less length"
+                f"a text of {shortest} tokens: rows are of up to {longest}; give more text, or less length"
             )
         self.shares = torch.tensor([share for share, _ in texts], device=self.device)
         self.sizes = torch.tensor([len(ids) for _, ids in texts], device=self.device)

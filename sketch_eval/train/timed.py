@@ -203,9 +203,10 @@ class Loss:
         return (F.cross_entropy(logits.float(), wanted, reduction="none") * weight).sum()
 
     def backward(self, ids: Tensor, weights: Tensor, most: int) -> Tensor:
-        """Set the gradients of a batch, ``most`` rows at a time; returns its weighted mean loss, on the device.
+        """Add the gradients of a batch, ``most`` rows at a time; returns its weighted mean loss, on the device.
 
-        Where the compiled loss fails, the batch is begun again without it: what was added by then may be half a part.
+        There must be none yet: where the compiled loss fails, what was added by then is cleared, for it may be half a
+        part, and the batch is begun again without it.
         """
         total = weights[:, 1:].sum()
         parts = list(zip(ids.split(most), weights.split(most), strict=True))

@@ -37,8 +37,8 @@ def kept(signature: Any, name: str) -> Callable[[Callable[..., Any]], Any]:
 
     Args:
         signature: of the function, in Numba's types.
-        name: another one for each set of constants that a function closes over. Numba has an index for each name, and
-            two processes that write to one index at once can leave the code of the one under the key of the other.
+        name: another one for each function and state of the files of this folder. Numba has an index for each name,
+            and two processes that write to one index at once can leave the code of the one under the key of the other.
     """
 
     def compile_it(function: Callable[..., Any]) -> Any:
@@ -53,9 +53,13 @@ def kept(signature: Any, name: str) -> Callable[[Callable[..., Any]], Any]:
     return compile_it
 
 
-def version() -> int:
-    """A number that is another one after any change of the files of this folder."""
+def _version() -> int:
     digest = sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return int.from_bytes(digest.digest()[:7], "big")
+
+
+VERSION = _version()
+"""Another number after any change of the files of this folder. It is taken before the others are imported: a process
+that began before a change compiles what it has read, and must not keep it under the name of what stands there now."""
