@@ -145,8 +145,7 @@ BITS = {"int8": (8, 8), "int4": (4, 4), "int3": (3, 3), "k8v4": (8, 4)}
 """The quantised formats by name: bits of a key's numbers, and of a value's.
 
 Keys want more: an error in a key changes the weight of its pair, and some channels of keys lie far from others (KIVI;
-Liu et al., 2024). Eight bits and four are as many as llama.cpp's `-ctk q8_0 -ctv q4_0`
-has.
+Liu et al., 2024). Eight bits and four are as many as with llama.cpp's `-ctk q8_0 -ctv q4_0`.
 """
 
 FORMATS = ("float", "float16", *BITS)

@@ -1,8 +1,8 @@
 """How the compiled loop is compiled: what its parts share.
 
-Numba keeps a function's machine code on disk by the function's own file and by the constants it closes over. The loop
-is made of several files, so it closes over a digest of them all: after a change of any it is compiled anew, and only
-the first process of a machine compiles.
+Numba keeps a function's machine code on disk by the function's own file and name, and by the constants it closes over.
+The loop is made of several files, so a digest of them all is in its name: after a change of any it is compiled anew,
+and only the first process of a machine compiles.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def kept(signature: Any, name: str) -> Callable[[Callable[..., Any]], Any]:
 
     Args:
         signature: of the function, in Numba's types.
-        name: another one for each function and state of the files of this folder. Numba has an index for each name,
-            and two processes that write to one index at once can leave the code of the one under the key of the other.
+        name: another one for each function and the constants that tell it apart. Numba has an index for each name, and
+            two processes that write to one index at once can leave the code of the one under the key of the other.
     """
 
     def compile_it(function: Callable[..., Any]) -> Any:
-        function.__qualname__ = name
+        function.__qualname__ = f"{name}_{VERSION:x}"
         try:
             return numba.njit(signature, cache=True, **OPTIONS)(function)
         except RuntimeError as error:

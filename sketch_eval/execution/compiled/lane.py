@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import torch
 
-from sketch_eval.execution.compiled.jit import VERSION, kept
+from sketch_eval.execution.compiled.jit import kept
 from sketch_eval.execution.compiled.records import Decided, Rules, Store, Tokens
 from sketch_eval.execution.compiled.scan import scan_for
 from sketch_eval.execution.compiled.sources import FATES, SOURCES
@@ -120,17 +120,14 @@ class Lane:
 
 @lru_cache
 def _locator() -> Any:
-    code = VERSION
-
     @kept(
         numba.void(
             numba.int32[:, :, ::1], numba.int64[:, ::1], numba.int64[:, ::1], numba.int64, numba.int32[:, :, :, ::1]
         ),
-        f"locate_{code:x}",
+        "locate",
     )
     def locate(positions, a, b, size, cells):  # type: ignore[no-untyped-def]
         """Cells int32 `[batch, units, n, depth]` of positions int32 `[batch, units, n]`, as `hashing.PairwiseHash`."""
-        code  # noqa: B018 - closed over, so that a change of another file is seen.
         for i in range(positions.shape[0]):
             for unit in range(positions.shape[1]):
                 family = unit % a.shape[0]

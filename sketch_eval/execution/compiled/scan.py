@@ -10,7 +10,7 @@ import numpy as np
 from sketch_eval.execution.compiled.attend import attend
 from sketch_eval.execution.compiled.choose import least, mark_visible, weigh
 from sketch_eval.execution.compiled.fold import merge, nearest, nearest_in_place, turn
-from sketch_eval.execution.compiled.jit import VERSION, F, kept
+from sketch_eval.execution.compiled.jit import F, kept
 from sketch_eval.execution.compiled.maths import norm, to_12_digits
 from sketch_eval.execution.compiled.near import find_nearest, has_come, has_gone
 from sketch_eval.execution.compiled.quantise import quantise
@@ -45,7 +45,7 @@ MAX_GAIN = F(2.0**40)
 @lru_cache
 def scan_for(source: int, fate: int) -> Any:
     """The loop for a source of importance and a fate, both of `sources`: they are constants of its machine code."""
-    sketched, folds, turns, code = source <= RACE_QUERIES, fate != DROP, fate == FOLD_TURNED, VERSION
+    sketched, folds, turns = source <= RACE_QUERIES, fate != DROP, fate == FOLD_TURNED
     normed, renewed, expected = (
         folds or source in (KNORM, KEYDIFF, FOLD_COST, LEARNED),
         source >= VATP,
@@ -57,7 +57,7 @@ def scan_for(source: int, fate: int) -> Any:
     decays = tuple(F(decay) for decay in DECAYS)
     steps = STEPS if turns else 0
 
-    @kept(SIGNATURE, f"scan_{source}_{fate}_{code:x}")
+    @kept(SIGNATURE, f"scan_{source}_{fate}")
     def scan(q, k, v, tokens, store, rules, seen_before, decided):  # type: ignore[no-untyped-def]
         """Append the valid tokens to the store, one after the other, and attend from each.
 
@@ -70,7 +70,6 @@ def scan_for(source: int, fate: int) -> Any:
         Returns:
             Number of tokens appended so far.
         """
-        code  # noqa: B018 - closed over, so that a change of another file is seen.
         length, head_dim = q.shape[0], q.shape[2]
         units, heads, slots, depth = store.keys.shape[0], store.keys.shape[1], store.keys.shape[3], store.cells.shape[2]
         queries, sinks, recent = q.shape[1] // units, rules.sinks, rules.recent
