@@ -49,7 +49,7 @@ hypothesis.settings.load_profile("default")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """The tests of a file go to one process, and those of a matrix, a ranking's, which it compiles."""
+    """The tests of a file go to one process; those of the matrix, which are many, by ranking."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFileAndRanking(LoadScopeScheduling):
