@@ -243,7 +243,14 @@ def test_the_answer_names_the_best_that_can_be_had_the_window_and_the_best_sketc
     assert said == (
         "Held to 64 pairs a layer, `window aggregate` does best at word perplexity on text: +7.5% [+7.0, +8.5] to the "
         "full cache's in 1,024 KiB; the plain window is at +9.0% [+8.0, +10.0] in 1,024 KiB, and the best sketch, "
-        "`count_min 512×4`, at +9.2% [+8.0, +10.5] in 1,024 KiB."
+        "`count_min 512×4`, is at +9.2% [+8.0, +10.5] in 1,024 KiB."
+    )
+    few: dict[str, Any] = {"kind": "control", "difference": 2.5, "difference_low": 2.0, "difference_high": 3.0}
+    more = [row("window store=int4", 192, **few), row("window store=int8", 96, total=MIB + 1, **few)]
+    also, _ = page.answer(views.cells(frame(rows + more), subject), subject, 64.0)
+    assert also == (
+        f"{said} `window store=int4` has 192 pairs in about as many bytes and does better: +2.5% [+2.0, +3.0] in "
+        "1,024 KiB."
     )
     assert trust.startswith("The full cache scores 2.000 in 8,192 KiB. Paired by document, `window aggregate` is at")
     assert "the best of 3 at this cap" in trust
@@ -580,7 +587,8 @@ def test_no_errors_in_the_browser(opened: webdriver.Chrome) -> None:
 def test_a_legend_names_what_its_plot_shows(browser: webdriver.Chrome, tmp_path: Path) -> None:
     cells = [("window", 64, "control"), ("count_min 256×4 topk32", 64, "sketch")]
     cells += [("window", 128, "control"), ("h2o", 128, "control")]
-    rows = [row("full", NAN, kind="full", bound=False), *(row(cell, cap, kind=kind) for cell, cap, kind in cells)]
+    rows = [row("full", NAN, kind="full", bound=False)]
+    rows += [row(cell, cap, kind=kind, total=cap * MIB) for cell, cap, kind in cells]
     load(browser, page.write(tmp_path, frame(rows), ABOUT))
     labels = """return [...document.querySelectorAll("[data-plot=bytes] .role-legend-label text")].map(
         (one) => one.textContent)"""
@@ -589,6 +597,33 @@ def test_a_legend_names_what_its_plot_shows(browser: webdriver.Chrome, tmp_path:
         until(browser, lambda cap=cap: drawn(browser, "bytes") == f"text word_perplexity {cap}")  # type: ignore[misc]
         named = browser.execute_script(labels)
         assert sorted(name.split()[0] for name in named) == sorted(["window", other])
+
+
+def test_more_pairs_in_as_many_bytes_lead_the_best_rows_without_a_rank(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    cells = [
+        ("window", 64, 9.0),
+        ("count_min 256×4", 64, 7.0),
+        ("window store=int4", 192, 2.5),
+        ("h2o store=int4", 192, 3.0),
+    ]
+    rows = [row("full", NAN, kind="full", bound=False)]
+    rows += [row("int4", NAN, difference=0.1, kind="control")]  # It has no bound, and does not lead.
+    rows += [
+        row(cell, cap, difference=lost, kind="control" if cell != cells[1][0] else "sketch")
+        for cell, cap, lost in cells
+    ]
+    load(browser, page.write(tmp_path, frame(rows), ABOUT))
+    choose(browser, "cap", "64")
+    best = [line.text for line in browser.find_elements(By.CSS_SELECTOR, "#best tr")]
+    assert [line.split(" +")[0] for line in best[2:]] == [
+        "window store=int4 (cap 192)",
+        "1 count_min 256×4",
+        "2 window",
+    ]
+    assert "`" not in (said := browser.find_element(By.ID, "answer").text)
+    assert "window store=int4 has 192 pairs in about as many bytes and does better: +2.5%" in said
 
 
 def test_labels_inject_nothing_in_the_browser(browser: webdriver.Chrome, tmp_path: Path) -> None:

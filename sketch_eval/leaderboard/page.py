@@ -124,17 +124,24 @@ def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[st
     best, rest = here.iloc[0], here.iloc[1:]
     said = f"Held to {cap:g} pairs a layer, `{best['cell']}` does best at {what}: {_lost(best)} to the full cache's in "
     others = []
-    plain = rest[rest["cell"] == "window"]
+    windows = rest["cell"].map(views.is_window).astype(bool)
+    plain = rest[windows].sort_values("total_bytes", ascending=False)
     if len(plain):
-        others.append(f"the plain window is at {_lost(plain.iloc[0])} in {size(plain['total_bytes'].iloc[0])}")
+        others.append(("the plain window", plain.iloc[0]))
     for kind, name in (("sketch", "the best sketch"), ("control", "the best cell without a sketch")):
-        rivals = rest[(rest["kind"] == kind) & (rest["cell"] != "window")]
+        rivals = rest[(rest["kind"] == kind) & ~windows]
         if best["kind"] != kind and len(rivals):
-            rival = rivals.iloc[0]
-            others.append(f"{name}, `{rival['cell']}`, at {_lost(rival)} in {size(rival['total_bytes'])}")
-    return f"{said}{size(best['total_bytes'])}{'; ' if others else ''}{', and '.join(others)}.", base + _trust(
-        best, rest
-    ) + documents
+            others.append((f"{name}, `{rivals['cell'].iloc[0]}`,", rivals.iloc[0]))
+    told = [f"{name} is at {_lost(other)} in {size(other['total_bytes'])}" for name, other in others]
+    said += f"{size(best['total_bytes'])}{'; ' if told else ''}{', and '.join(told)}."
+    more = views.usable(views.more_pairs(table, cap)).sort_values("lost", kind="stable")
+    if len(more) and more["lost"].iloc[0] < best["lost"]:
+        cheap = more.iloc[0]
+        said += (
+            f" `{cheap['cell']}` has {cheap['cap']:g} pairs in about as many bytes and does better: {_lost(cheap)} in "
+            f"{size(cheap['total_bytes'])}."
+        )
+    return said, base + _trust(best, rest) + documents
 
 
 def _lost(row: Any) -> str:
@@ -223,11 +230,9 @@ def _cells(rows: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Any]:
 
 
 def _beside(rows: pd.DataFrame, first: Subject, cap: float, place: dict[str, int]) -> list[int]:
-    """Cells of no or another cap that the table shows at a cap: the full cache, and those of as many bytes."""
+    """Cells that the table shows beside those of a cap: what has no bound, and more pairs in about as many bytes."""
     table = views.cells(rows, first)
-    own = table[table["cap"] == cap]["total_bytes"]
-    alike = (table["method"] == "window") & table["total_bytes"].between(own.min(), own.max())
-    beside = table[(alike & (table["cap"] != cap)) | table["cap"].isna()]
+    beside = pd.concat([views.more_pairs(table, cap), table[table["cap"].isna()]])
     return [place[_key(cell, one)] for cell, one in zip(beside.cell, beside.cap, strict=True)]
 
 

@@ -193,12 +193,24 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["bound"].astype(bool) & ~table["foresees"] & (table["same_as"].fillna("") == "")]
 
 
+@cache
+def is_window(cell: str) -> bool:
+    """Whether a cell is the plain window, in any store."""
+    return bool(re.fullmatch(rf"window( ({'|'.join(FORMATS)}))?", method(cell)))
+
+
+def more_pairs(table: pd.DataFrame, cap: float) -> pd.DataFrame:
+    """The cells of a table of `cells` that have more pairs than a cap in about as many bytes as its own cells."""
+    own = table["total_bytes"][table["cap"] == cap]
+    return table[(table["cap"] > cap) & table["total_bytes"].between(0.95 * own.min(), own.max())]
+
+
 def window_bytes(rows: pd.DataFrame) -> dict[float, float]:
     """By cap, the bytes of the plain window, with which all others are compared; of the cheapest cell without one.
 
     Of windows in several stores it is the one with the most bits.
     """
-    plain = rows[rows["cell"].map(method).str.fullmatch(rf"window( ({'|'.join(FORMATS)}))?") & rows["cap"].notna()]
+    plain = rows[rows["cell"].map(is_window) & rows["cap"].notna()]
     found = rows[rows["cap"].notna()].groupby("cap")["total_bytes"].min().to_dict()
     found |= plain.groupby("cap")["total_bytes"].max().to_dict()
     return {float(cap): float(count) for cap, count in found.items()}
@@ -207,9 +219,9 @@ def window_bytes(rows: pd.DataFrame) -> dict[float, float]:
 def by_bytes(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.DataFrame:
     """The points of `bytes` and `cells`, a panel a cap: what each cell loses, and its bytes over the window's.
 
-    In a panel stand the cells of its cap that lose pairs, and the windows and unbounded stores of as many bytes. `x` is
-    in KiB, with points of equal bytes a little apart; `y`, `low` and `high` are what is lost, cut off where few cells
-    lie beyond the others, and `far` then says the number; `front` marks those that none beats at as few bytes.
+    In a panel stand the cells of its cap that lose pairs, and those of more pairs or no bound in about as many bytes.
+    `x` is in KiB, with points of equal bytes a little apart; `y`, `low` and `high` are what is lost, cut off where few
+    cells lie beyond the others, and `far` then says the number; `front` marks those that none beats at as few bytes.
     """
     table = table[(table["same_as"].fillna("") == "") & table["lost"].notna() & (table["kind"] != "full")]
     base, panels = window_bytes(rows), []
@@ -217,9 +229,10 @@ def by_bytes(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.Da
         own = table[(table["cap"] == cap) & table["bound"].astype(bool)]
         if own.empty:
             continue
-        alike = (table["method"] == "window") | table["cap"].isna()
-        others = table[alike & (table["cap"] != cap) & table["bound"].astype(bool)]
-        others = others[others["total_bytes"].between(own["total_bytes"].min(), own["total_bytes"].max())]
+        unbounded = table[table["cap"].isna()]
+        unbounded = unbounded[unbounded["total_bytes"].between(own["total_bytes"].min(), own["total_bytes"].max())]
+        others = pd.concat([more_pairs(table, cap), unbounded])
+        others = others[others["bound"].astype(bool)]
         panel = pd.concat([own, others])
         panel = panel.assign(panel=f"cap {cap:g}", over=(panel["total_bytes"] - base[cap]) / 1024)
         panel["label"] = [
