@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 import torch
 
@@ -11,12 +12,15 @@ import torch
 os.environ["TRITON_INTERPRET"] = os.environ.get("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 from hub import words, write_model
+from numba.core.registry import CPUDispatcher as Dispatcher
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,6 +33,8 @@ from transformers import (
 
 from sketch_eval.attention import enable
 from sketch_eval.evaluate.work import Job
+from sketch_eval.execution import compiled
+from sketch_eval.execution.compiled import lane, run, scan
 from sketch_eval.families import shape_of
 from sketch_eval.grid.grid import Block, Grid, read
 from sketch_eval.leaderboard.write import write
@@ -43,7 +49,7 @@ hypothesis.settings.load_profile("default")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """The tests of a file go to one process, and those of a matrix, a ranking's, which it compiles."""
+    """The tests of a file go to one process; those of the matrix, which are many, by ranking."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFileAndRanking(LoadScopeScheduling):
@@ -131,6 +137,20 @@ def model() -> GPT2LMHeadModel:
 @pytest.fixture(scope="session")
 def grouped() -> LlamaForCausalLM:
     return tiny_llama(seed=0)
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The compiled loop as Python runs its lines: nothing to compile, which takes seconds for each of its forms."""
+    for module in [module for name, module in sys.modules.items() if name.startswith(compiled.__name__)]:
+        for name, part in vars(module).copy().items():
+            if isinstance(part, Dispatcher):
+                monkeypatch.setattr(module, name, part.py_func)
+    monkeypatch.setattr(scan, "kept", lambda signature, name: lambda function: function)
+    for caller in (lane, run):
+        monkeypatch.setattr(caller, "scan_for", scan.scan_for.__wrapped__)
+    with np.errstate(all="ignore"):  # As machine code does.
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import torch
 import yaml
 from conftest import tiny_gpt2
 from lm_eval.api.instance import Instance
-from test_executions import UNTURNED, assert_follows_oracle, compiles, run, small_cell
+from test_executions import UNTURNED, assert_follows_oracle, run, small_cell
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel, PreTrainedModel
 
@@ -57,19 +57,14 @@ def test_the_victim_is_the_pair_with_the_least_attention_still_to_come(scope: st
     assert run(model, cell, tokens, torch.ones_like(tokens), "auto")[1].trace(0).victims.tolist() == expected
 
 
-@pytest.mark.parametrize(
-    "fate",
-    [
-        pytest.param(fate, marks=[] if compiles("clairvoyant", fate["strategy"]) else pytest.mark.slow)
-        for fate in UNTURNED
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("scope", ["layer", "head"])
-@pytest.mark.parametrize("which", ["model", "grouped"])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fate", UNTURNED, ids=str)
+@pytest.mark.parametrize(("which", "scope"), [("model", "layer"), ("grouped", "head")])
 def test_all_executions_decide_as_the_oracle(
-    request: pytest.FixtureRequest, which: str, scope: str, fate: dict[str, Any]
+    request: pytest.FixtureRequest, which: str, scope: str, fate: dict[str, Any], compiled: bool
 ) -> None:
+    if not compiled:
+        request.getfixturevalue("interpreted")
     model: PreTrainedModel = request.getfixturevalue(which)
     tokens = texts(2, 30)
     cell = small_cell(scope=scope, **{**FORESEEN, "recent": 2}, **fate)
@@ -77,6 +72,7 @@ def test_all_executions_decide_as_the_oracle(
     assert compared >= 0.8 * there
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("scope", ["layer", "head"])
 @pytest.mark.parametrize("fate", ["topk", "aggregate"])
 def test_surprisal_is_the_full_caches_loss_and_all_executions_decide_by_it(

@@ -45,6 +45,7 @@ def decode(cell: CacheConfig, prepared: bool) -> tuple[torch.Tensor, Trace, Laye
     return torch.cat([output for output, _ in parts], 1), Trace.join([trace for _, trace in parts]), state
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("fields", CELLS, ids=str)
 def test_a_prepared_token_is_as_any_other_to_the_bit(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     cell = CacheConfig(**{"max_cache_size": 10, "width": 8, "depth": 3, "sinks": 1, "recent": 0.5, **fields})

@@ -21,6 +21,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from sketch_eval.errors import UsageError
 from sketch_eval.formats import BITS
 from sketch_eval.leaderboard import page, plots, tables, views
+from sketch_eval.leaderboard.answer import answer
+from sketch_eval.leaderboard.points import by_bytes, by_cap, by_total
 from sketch_eval.leaderboard.row import Row, frame
 from sketch_eval.leaderboard.views import Subject
 from sketch_eval.leaderboard.write import draw, write_page
@@ -135,11 +137,11 @@ def test_the_pareto_front_is_of_what_can_be_had() -> None:
         row("clairvoyant", difference=1.0, kind="control", importance="clairvoyant", total=20),
         row("e", difference=10.0, total=90),
     ]
-    found = points(views.by_total, rows).set_index("name")["front"]
+    found = points(by_total, rows).set_index("name")["front"]
     assert found[found].index.tolist() == ["a", "window", "e"]
     assert "d" not in found.index
     turned = [replace(one, higher_is_better=True, difference=-one.difference) for one in rows]
-    assert points(views.by_total, turned).set_index("name")["front"].equals(found)
+    assert points(by_total, turned).set_index("name")["front"].equals(found)
 
 
 def test_bytes_are_told_over_the_window_and_a_window_of_as_many_bytes_is_a_point() -> None:
@@ -151,7 +153,7 @@ def test_bytes_are_told_over_the_window_and_a_window_of_as_many_bytes_is_a_point
         row("window", 128, kind="control", total=1024 * 200, importance="recency"),
         row("int4", NAN, kind="control", total=1024 * 120, importance=""),
     ]
-    found = points(views.by_bytes, rows)
+    found = points(by_bytes, rows)
     assert found["panel"].unique().tolist() == ["cap 64"]  # At 68 and 128 there is nothing to compare.
     at = found.set_index("name")["x"]
     assert list(at.index) == ["window", "exact", "count_min 512×4", "window (cap 68)", "int4 (unbounded)"]
@@ -163,7 +165,7 @@ def test_bytes_are_told_over_the_window_and_a_window_of_as_many_bytes_is_a_point
 
 def test_points_of_equal_bytes_stand_side_by_side_in_their_order() -> None:
     rows = [row(name, total=1024 * size) for name, size in (("a", 10), ("b", 10), ("c", 10), ("d", 50))]
-    x = points(views.by_bytes, rows)["x"].tolist()
+    x = points(by_bytes, rows)["x"].tolist()
     assert x[0] < x[1] < x[2] < x[3]
     assert x[0] + x[2] == pytest.approx(2 * x[1], abs=1e-6)
 
@@ -177,7 +179,7 @@ def test_lines_are_means_of_what_lost_pairs() -> None:
         row("window", 128, difference=0.0, kind="control", bound=False),
         row("full", NAN, difference=0.0, kind="full", bound=False),
     ]
-    found = points(views.by_cap, rows).set_index(["family", "cap"])[["y", "low", "high", "count"]]
+    found = points(by_cap, rows).set_index(["family", "cap"])[["y", "low", "high", "count"]]
     assert found.loc["count_min topk32", 64].tolist() == [3.0, 2.0, 4.0, 2]
     assert found.loc["window", 64].tolist() == [3.0, 2.5, 3.5, 1]
     assert len(found) == 2
@@ -186,7 +188,7 @@ def test_lines_are_means_of_what_lost_pairs() -> None:
 def test_a_cell_far_from_all_others_does_not_hide_what_they_differ_by_and_is_named() -> None:
     changes = {**{name: 4.0 + i for i, name in enumerate("abcdef")}, "far": 900.0}
     rows = [row(cell, difference=change) for cell, change in changes.items()]
-    found = points(views.by_bytes, rows).set_index("name")
+    found = points(by_bytes, rows).set_index("name")
     assert found["far"].tolist() == [""] * 6 + ["▲ +900.0%"]
     assert 9 < found["y"]["far"] < 20
     assert found["y"].iloc[:6].tolist() == [4, 5, 6, 7, 8, 9]
@@ -239,16 +241,23 @@ def test_the_answer_names_the_best_that_can_be_had_the_window_and_the_best_sketc
         row("exact", kind="control", difference=0.0, bound=False),
     ]
     subject = Subject("text", "word_perplexity", ("text",))
-    said, trust = page.answer(views.cells(frame(rows), subject), subject, 64.0)
+    said, trust = answer(views.cells(frame(rows), subject), subject, 64.0)
     assert said == (
         "Held to 64 pairs a layer, `window aggregate` does best at word perplexity on text: +7.5% [+7.0, +8.5] to the "
         "full cache's in 1,024 KiB; the plain window is at +9.0% [+8.0, +10.0] in 1,024 KiB, and the best sketch, "
-        "`count_min 512×4`, at +9.2% [+8.0, +10.5] in 1,024 KiB."
+        "`count_min 512×4`, is at +9.2% [+8.0, +10.5] in 1,024 KiB."
+    )
+    few: dict[str, Any] = {"kind": "control", "difference": 2.5, "difference_low": 2.0, "difference_high": 3.0}
+    more = [row("window store=int4", 192, **few), row("window store=int8", 96, total=MIB + 1, **few)]
+    also, _ = answer(views.cells(frame(rows + more), subject), subject, 64.0)
+    assert also == (
+        f"{said} `window store=int4` has 192 pairs in about as many bytes and does better: +2.5% [+2.0, +3.0] in "
+        "1,024 KiB."
     )
     assert trust.startswith("The full cache scores 2.000 in 8,192 KiB. Paired by document, `window aggregate` is at")
     assert "the best of 3 at this cap" in trust
     unbound = [replace(one, bound=False) for one in rows]
-    said, _ = page.answer(views.cells(frame(unbound), subject), subject, 64.0)
+    said, _ = answer(views.cells(frame(unbound), subject), subject, 64.0)
     assert said == "No cell loses a pair at a cap of 64 pairs, so nothing is lost of word perplexity on text."
 
 
@@ -580,7 +589,8 @@ def test_no_errors_in_the_browser(opened: webdriver.Chrome) -> None:
 def test_a_legend_names_what_its_plot_shows(browser: webdriver.Chrome, tmp_path: Path) -> None:
     cells = [("window", 64, "control"), ("count_min 256×4 topk32", 64, "sketch")]
     cells += [("window", 128, "control"), ("h2o", 128, "control")]
-    rows = [row("full", NAN, kind="full", bound=False), *(row(cell, cap, kind=kind) for cell, cap, kind in cells)]
+    rows = [row("full", NAN, kind="full", bound=False)]
+    rows += [row(cell, cap, kind=kind, total=cap * MIB) for cell, cap, kind in cells]
     load(browser, page.write(tmp_path, frame(rows), ABOUT))
     labels = """return [...document.querySelectorAll("[data-plot=bytes] .role-legend-label text")].map(
         (one) => one.textContent)"""
@@ -589,6 +599,33 @@ def test_a_legend_names_what_its_plot_shows(browser: webdriver.Chrome, tmp_path:
         until(browser, lambda cap=cap: drawn(browser, "bytes") == f"text word_perplexity {cap}")  # type: ignore[misc]
         named = browser.execute_script(labels)
         assert sorted(name.split()[0] for name in named) == sorted(["window", other])
+
+
+def test_more_pairs_in_as_many_bytes_lead_the_best_rows_without_a_rank(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    cells = [
+        ("window", 64, 9.0),
+        ("count_min 256×4", 64, 7.0),
+        ("window store=int4", 192, 2.5),
+        ("h2o store=int4", 192, 3.0),
+    ]
+    rows = [row("full", NAN, kind="full", bound=False)]
+    rows += [row("int4", NAN, difference=0.1, kind="control")]  # It has no bound, and does not lead.
+    rows += [
+        row(cell, cap, difference=lost, kind="control" if cell != cells[1][0] else "sketch")
+        for cell, cap, lost in cells
+    ]
+    load(browser, page.write(tmp_path, frame(rows), ABOUT))
+    choose(browser, "cap", "64")
+    best = [line.text for line in browser.find_elements(By.CSS_SELECTOR, "#best tr")]
+    assert [line.split(" +")[0] for line in best[2:]] == [
+        "window store=int4 (cap 192)",
+        "1 count_min 256×4",
+        "2 window",
+    ]
+    assert "`" not in (said := browser.find_element(By.ID, "answer").text)
+    assert "window store=int4 has 192 pairs in about as many bytes and does better: +2.5%" in said
 
 
 def test_labels_inject_nothing_in_the_browser(browser: webdriver.Chrome, tmp_path: Path) -> None:

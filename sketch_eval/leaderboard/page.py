@@ -16,6 +16,7 @@ import vl_convert
 from markupsafe import Markup
 
 from sketch_eval.leaderboard import plots, views
+from sketch_eval.leaderboard.answer import answer
 from sketch_eval.leaderboard.front import NOBODY
 from sketch_eval.leaderboard.numbers import brief, change, more, percent, scored, short, size, way, whole
 from sketch_eval.leaderboard.row import or_null
@@ -106,57 +107,6 @@ def page(rows: pd.DataFrame, about: dict[str, Any]) -> str:
     )
 
 
-def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[str, str]:
-    """What the table of a subject says at a cap: a sentence, and a smaller one of how far it can be trusted."""
-    full = table[table["kind"] == "full"]
-    base = (
-        ""
-        if full.empty
-        else f"The full cache scores {scored(full['value'].iloc[0])}" + (f" in {size(full['total_bytes'].iloc[0])}. ")
-    )
-    here = views.usable(table[table["cap"] == cap]).sort_values("lost", kind="stable")
-    here = here[here["lost"].notna()]
-    documents = _documents(table)
-    what = f"{subject.metric.replace('_', ' ')} on {subject.name}"
-    if cap is None or here.empty:
-        at = "" if cap is None else f" at a cap of {cap:g} pairs"
-        return f"No cell loses a pair{at}, so nothing is lost of {what}.", base + documents
-    best, rest = here.iloc[0], here.iloc[1:]
-    said = f"Held to {cap:g} pairs a layer, `{best['cell']}` does best at {what}: {_lost(best)} to the full cache's in "
-    others = []
-    plain = rest[rest["cell"] == "window"]
-    if len(plain):
-        others.append(f"the plain window is at {_lost(plain.iloc[0])} in {size(plain['total_bytes'].iloc[0])}")
-    for kind, name in (("sketch", "the best sketch"), ("control", "the best cell without a sketch")):
-        rivals = rest[(rest["kind"] == kind) & (rest["cell"] != "window")]
-        if best["kind"] != kind and len(rivals):
-            rival = rivals.iloc[0]
-            others.append(f"{name}, `{rival['cell']}`, at {_lost(rival)} in {size(rival['total_bytes'])}")
-    return f"{said}{size(best['total_bytes'])}{'; ' if others else ''}{', and '.join(others)}.", base + _trust(
-        best, rest
-    ) + documents
-
-
-def _lost(row: Any) -> str:
-    return change(row["unit"], row["difference"], row["difference_low"], row["difference_high"])
-
-
-def _trust(best: Any, rest: pd.DataFrame) -> str:
-    """How the best cell stands to the window, document by document, and how many it was chosen from."""
-    paired = change(best["unit"], best["to_window"], best["to_window_low"], best["to_window_high"])
-    said = f"Paired by document, `{best['cell']}` is at {paired} to the window. " if paired else ""
-    return (
-        f"{said}It is the best of {len(rest) + 1} at this cap, so part of its lead may be luck. " if len(rest) else said
-    )
-
-
-def _documents(table: pd.DataFrame) -> str:
-    if table.empty:
-        return ""
-    number, tasks = int(table["documents"].max()), int(table["of"].max())
-    return f"{number} documents" + (f" in {tasks} tasks, whose mean this is." if tasks > 1 else ".")
-
-
 def data(rows: pd.DataFrame, about: dict[str, Any], found: list[Subject]) -> dict[str, Any]:
     """What the page's script draws the table and the plots from: columns of values, by cell and subject."""
     cells = rows.drop_duplicates(views.KEY).reset_index(drop=True)
@@ -223,11 +173,9 @@ def _cells(rows: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Any]:
 
 
 def _beside(rows: pd.DataFrame, first: Subject, cap: float, place: dict[str, int]) -> list[int]:
-    """Cells of no or another cap that the table shows at a cap: the full cache, and those of as many bytes."""
+    """Cells that the table shows beside those of a cap: what has no bound, and more pairs in about as many bytes."""
     table = views.cells(rows, first)
-    own = table[table["cap"] == cap]["total_bytes"]
-    alike = (table["method"] == "window") & table["total_bytes"].between(own.min(), own.max())
-    beside = table[(alike & (table["cap"] != cap)) | table["cap"].isna()]
+    beside = pd.concat([views.more_pairs(table, cap), table[table["cap"].isna()]])
     return [place[_key(cell, one)] for cell, one in zip(beside.cell, beside.cap, strict=True)]
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from sketch_eval.formats import BITS
 from sketch_eval.leaderboard import views
+from sketch_eval.leaderboard.points import by_bytes, by_cap, by_depth, by_size, by_total
 from sketch_eval.leaderboard.views import Subject
 from sketch_eval.policies import FATES
 
@@ -243,12 +244,12 @@ def depths_chart(of: Frame) -> alt.LayerChart:
 Points = Callable[[pd.DataFrame, Subject, pd.DataFrame], pd.DataFrame]
 Chart = Callable[[Frame], alt.LayerChart]
 PLOTS: dict[str, tuple[Points, Chart]] = {
-    "bytes": (views.by_bytes, bytes_chart),
-    "cells": (views.by_bytes, cells_chart),
-    "caps": (views.by_cap, caps_chart),
-    "total": (views.by_total, total_chart),
-    "sizes": (views.by_size, sizes_chart),
-    "depths": (views.by_depth, depths_chart),
+    "bytes": (by_bytes, bytes_chart),
+    "cells": (by_bytes, cells_chart),
+    "caps": (by_cap, caps_chart),
+    "total": (by_total, total_chart),
+    "sizes": (by_size, sizes_chart),
+    "depths": (by_depth, depths_chart),
 }
 """By name, what makes a plot's points and what draws them."""
 
@@ -307,7 +308,7 @@ def picture(name: str, rows: pd.DataFrame, subject: Subject, kind: str = "png") 
     table = views.cells(rows, subject)
     points = PLOTS[name][0](rows, subject, table)
     if name == "cells" and len(points):
-        points = points[points["label"] == ""]  # A window of as many bytes would be in one panel alone.
+        points = points[points["label"] == ""]  # One of about as many bytes would be in one panel alone.
     if not available(name, points):
         return None
     chart = _panels(name, frame(subject, table, points), points).properties(title=_title(name, subject, table, points))
