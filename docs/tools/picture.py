@@ -11,18 +11,20 @@ from PIL import Image
 
 APART = " scope=head"
 HALF = f"{APART} store=float16"
+FEW = f"{APART} store=k8v4"
 DRAWN = {
     f"window{HALF}": ("#6b7280", "s", "window"),
+    f"streaming{HALF}": ("#a16207", "s", "first 4 pairs and a window"),
     "h2o store=float16": ("#7c3aed", "v", "exact counts (H2O)"),
     f"{SKETCH}{HALF}": ("#1d4ed8", "o", "sketch"),
     f"{FOLDING}{HALF}": ("#ea580c", "o", "sketch, folding"),
-    f"{OLDEST}{HALF}": ("#0d9488", "X", "window, folding"),
-    f"window{APART} store=int4": ("#be185d", "s", "window in 4 bits"),
-    f"window aggregate{APART} store=int4": ("#be185d", "X", "window in 4 bits, folding"),
+    f"{OLDEST}{HALF}": ("#0d9488", "X", "first 4 and a window, folding"),
+    f"streaming{FEW}": ("#be185d", "s", "first 4 and a window, few bits"),
+    f"{OLDEST}{FEW}": ("#be185d", "X", "first 4 and a window, folding, few bits"),
     f"clairvoyant{HALF}": ("#111827", "d", "ranking that has read the text"),
-    "int8": ("#a16207", "P", "all pairs in 8, 4 and 3 bits"),
-    "int4": ("#a16207", "P", "all pairs in 8, 4 and 3 bits"),
-    "int3": ("#a16207", "P", "all pairs in 8, 4 and 3 bits"),
+    "int8": ("#4d7c0f", "P", "all pairs in fewer bits"),
+    "k8v4": ("#4d7c0f", "P", "all pairs in fewer bits"),
+    "int4": ("#4d7c0f", "P", "all pairs in fewer bits"),
     "float16": ("black", "o", "all pairs"),
 }
 """The picture's cells, where the tables have them: colour, marker and what they are called."""
