@@ -9,6 +9,7 @@ import torch
 from transformers import Cache, PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
+from sketch_eval.centres import Centres, centred, needed
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance
@@ -145,10 +146,11 @@ class SketchCache(Cache):
         traced: whether to keep what was decided, which grows with the text and decides nothing itself.
         foresight: the full pass over the same texts, as `attention.foresee` makes it, for a policy that foresees.
         execution: see `sketch_eval.execution.advance`.
+        centres: the model's mean keys, as `centres.mean_keys` makes them, for a cell with `centred=True`.
 
     Raises:
         UsageError: the cell has no bound: a full cache is transformers' `DynamicCache`; its policy has to foresee, and
-            nothing was given that it could see; or as `check_cell`.
+            nothing was given that it could see; it centres keys, and no means were given; or as `check_cell`.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class SketchCache(Cache):
         traced: bool = False,
         foresight: Foreseen | None = None,
         execution: Execution = "auto",
+        centres: Centres | None = None,
     ) -> None:
         if cell.max_cache_size is None:
             other = "transformers' DynamicCache" if cell.untouched else "sketch_eval.unbounded.FormatCache"
@@ -180,6 +183,7 @@ class SketchCache(Cache):
             ]
         )
         self.cell, self.traced = cell, traced
+        self._centres = needed(centres) if cell.centred else {}
         self._traces: list[list[Trace]] = [[] for _ in range(count)]
         self._decisions: torch.Tensor | None = None
         self._tokens = self._valid = torch.empty(0)
@@ -245,6 +249,8 @@ class SketchCache(Cache):
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         """Output `[batch, tokens, query heads, head_dim]` of one layer's attention; the arguments are as in `Call`."""
         tokens, valid = self._tokens.to(q.device), self._valid.to(q.device)  # Layers may be on several devices.
+        if self.cell.centred:
+            k = centred(k, self._centres[layer])
         call = Call(q, k, v, tokens, valid, scaling)
         if torch.is_autocast_enabled(q.device.type):
             # It would round scores and hashes to half precision (docs/design.md §2: decisions are float32).

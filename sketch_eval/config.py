@@ -54,6 +54,7 @@ class CacheConfig(BaseModel):
             or `k8v4` (keys in eight bits, values in four), quantised when the pair arrives (docs/design.md §8). It goes
             with the full cache too.
         store_group: numbers of a head's key or value that share a scale and a zero, where they are quantised.
+        centred: whether keys are stored less the mean key that their head has on another text (docs/design.md §8).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,6 +75,7 @@ class CacheConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     store: Format = "float"
     store_group: int = Field(default=32, ge=1)
+    centred: bool = False
 
     @field_validator("max_cache_size", "topk", mode="before")
     @classmethod
@@ -115,6 +117,17 @@ class CacheConfig(BaseModel):
             raise ValueError(
                 f"conservative=True goes with importance=count_min; leave it out with importance={self.importance}"
             )
+        if self.centred and self.max_cache_size is not None:
+            if FATES[self.strategy].turns:
+                raise ValueError(
+                    f"centred=True does not go with strategy={self.strategy}, for a mean of rotary keys is of all "
+                    "positions; give strategy=aggregate, or leave centred out"
+                )
+            if POLICIES[self.importance].fitted:
+                raise ValueError(
+                    f"centred=True does not go with importance={self.importance}, which was fitted to the keys as they "
+                    "are; leave centred out"
+                )
         if self.max_cache_size is not None:
             sinks, recent = self.protected(self.max_cache_size)
             if sinks + recent > self.max_cache_size:
@@ -202,6 +215,7 @@ class CacheConfig(BaseModel):
 
 OTHER_WORDS = {
     **dict.fromkeys(("cap", "budget", "cache_size", "max_cache_len", "capacity"), "max_cache_size"),
+    **dict.fromkeys(("smooth", "smooth_k", "zero_mean", "center"), "centred"),
     **dict.fromkeys(("bits", "nbits", "quant", "kv_dtype"), "store"),
     **dict.fromkeys(("policy", "press", "method", "control", "ranking"), "importance"),
     **dict.fromkeys(("fate", "eviction", "merge"), "strategy"),

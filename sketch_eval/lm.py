@@ -23,6 +23,7 @@ from sketch_eval import provenance
 from sketch_eval.arguments import check_generation
 from sketch_eval.attention import foresee, in_parts
 from sketch_eval.cache import SketchCache
+from sketch_eval.centres import Centres, mean_keys, tokens_for
 from sketch_eval.counts import Count, Counts, passed
 from sketch_eval.errors import UsageError, report_in_one_line
 from sketch_eval.ledger import ledger
@@ -292,11 +293,18 @@ class SketchHF(LoadedLM):
         if self.cell.untouched:
             return None
         if self.cell.max_cache_size is None:
-            return FormatCache(self.transformer.config, self.cell)
+            return FormatCache(self.transformer.config, self.cell, self.centres if self.cell.centred else None)
         seen = None
         if self.cell.foresees and tokens is not None:
             seen = foresee(self.transformer, tokens, self.cell.foresees)
-        return SketchCache(self.transformer.config, self.cell, traced=True, foresight=seen)
+        means = self.centres if self.cell.centred else None
+        return SketchCache(self.transformer.config, self.cell, traced=True, foresight=seen, centres=means)
+
+    @cached_property
+    def centres(self) -> Centres:
+        """The model's mean keys, for a cell with `centred=True`."""
+        with self._autocast():
+            return mean_keys(self.transformer, tokens_for(self.tokenizer, self.max_length))
 
     @contextmanager
     def _evaluating(self, kind: str) -> Iterator[None]:

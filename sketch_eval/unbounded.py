@@ -8,6 +8,7 @@ import torch
 from transformers import Cache, PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
+from sketch_eval.centres import Centres, centred, needed
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.families import shape_of
@@ -23,11 +24,12 @@ class FormatLayer(CacheLayerMixin):
 
     Args:
         cell: the cell.
+        centre: what is taken from all keys, float32 `[kv_heads, 1, head_dim]`, or None.
     """
 
-    def __init__(self, cell: CacheConfig) -> None:
+    def __init__(self, cell: CacheConfig, centre: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.cell = cell
+        self.cell, self.centre = cell, centre
         self.key_parts: Parts = ()
         self.value_parts: Parts = ()
 
@@ -46,6 +48,8 @@ class FormatLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         of_keys, of_values = self.formats
+        if self.centre is not None:
+            key_states = centred(key_states, self.centre)
         self.key_parts = _joined(self.key_parts, of_keys.encode(key_states))
         self.value_parts = _joined(self.value_parts, of_values.encode(value_states))
         return of_keys.decode(self.key_parts).to(self.dtype), of_values.decode(self.value_parts).to(self.dtype)
@@ -99,15 +103,17 @@ class FormatCache(Cache):
     Args:
         config: the model's config.
         cell: a cell without a bound.
+        centres: the model's mean keys, as `centres.mean_keys` makes them, for a cell with `centred=True`.
 
     Raises:
-        UsageError: the cell has a bound: its cache is a `SketchCache`.
+        UsageError: the cell has a bound: its cache is a `SketchCache`; or it centres keys, and no means were given.
     """
 
-    def __init__(self, config: PretrainedConfig, cell: CacheConfig) -> None:
+    def __init__(self, config: PretrainedConfig, cell: CacheConfig, centres: Centres | None = None) -> None:
         if cell.max_cache_size is not None:
             raise UsageError(f"max_cache_size={cell.max_cache_size}: this cache has no bound; use SketchCache")
-        super().__init__(layers=[FormatLayer(cell) for _ in range(shape_of(config).layers)])
+        means = needed(centres) if cell.centred else {}
+        super().__init__(layers=[FormatLayer(cell, means.get(index)) for index in range(shape_of(config).layers)])
 
     def nbytes(self) -> dict[str, int]:
         """Bytes of all the tensors that the cache owns, by name, summed over the layers (docs/design.md §6)."""

@@ -59,7 +59,8 @@ def diagnose(grid: Grid, folder: Path, texts: int, watcher: Watcher, command: st
     for job in jobs:
         start = time.perf_counter()
         for tokens in chosen[job.task]:
-            for number, layer in enumerate(watch(model, job.cell, tokens)):
+            means = worker.lm.centres if job.cell.centred else None
+            for number, layer in enumerate(watch(model, job.cell, tokens, means)):
                 measures = measure(layer, job.cell)
                 which = {"task": job.task, "cap": job.cell.max_cache_size, "cell": cell_name(job.cell), "layer": number}
                 found += [

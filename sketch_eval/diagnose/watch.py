@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from sketch_eval.attention import foresee
 from sketch_eval.cache import SketchCache
+from sketch_eval.centres import Centres
 from sketch_eval.config import CacheConfig
 from sketch_eval.state import Trace
 
@@ -67,16 +68,19 @@ class Watched(SketchCache):
 
 
 @torch.no_grad()
-def watch(model: PreTrainedModel, cell: CacheConfig, tokens: torch.Tensor) -> list[Layer]:
+def watch(
+    model: PreTrainedModel, cell: CacheConfig, tokens: torch.Tensor, centres: Centres | None = None
+) -> list[Layer]:
     """A bounded pass over one text, by layer.
 
     Args:
         model: a model on which `enable` was called.
         cell: a cell with a bound.
         tokens: ids, int64 `[tokens]`.
+        centres: see `SketchCache`.
     """
     seen = foresee(model, tokens[None], cell.foresees) if cell.foresees else None
-    cache = Watched(model.config, cell, traced=True, foresight=seen)
+    cache = Watched(model.config, cell, traced=True, foresight=seen, centres=centres)
     cache.calls = [[] for _ in cache.layers]
     looks: list[list[Look]] = [[] for _ in cache.layers]
     length = 0

@@ -25,7 +25,8 @@ def computation(cell: CacheConfig) -> CacheConfig:
     """
     unread = {} if cell.quantised else {"store_group": CacheConfig.model_fields["store_group"].default}
     if cell.max_cache_size is None:
-        return FULL.model_copy(update={"store": cell.store, "store_group": cell.store_group} | unread)
+        kept = {"store": cell.store, "store_group": cell.store_group, "centred": cell.centred and not cell.untouched}
+        return FULL.model_copy(update=kept | unread)
     unread |= {field: CacheConfig.model_fields[field].default for field in ARGUMENTS if not depends_on(cell, field)}
     return cell.model_copy(update=unread | {"topk": cell.visible})
 
@@ -43,7 +44,8 @@ def cell_name(cell: CacheConfig) -> str:
     """A cell without its cap and seed, in a reader's words: `window`, `count_min 512×4 topk32`, `exact aggregate`."""
     if cell.max_cache_size is None:
         head = "full" if cell.untouched else cell.store
-        return " ".join([head, *(_unlike_default(cell, "store_group") if cell.quantised else [])])
+        parts = [head, *(_unlike_default(cell, "store_group") if cell.quantised else [])]
+        return " ".join(parts if cell.untouched else [*parts, *_unlike_default(cell, "centred")])
     head, spoken = cell.importance, {"importance"}
     if cell_kind(cell) == "sketch":
         head += f" {cell.width}×{cell.depth}"
@@ -69,7 +71,7 @@ def cell_name(cell: CacheConfig) -> str:
     parts += _unlike_default(cell, "store")
     if cell.quantised:
         parts += _unlike_default(cell, "store_group")
-    return " ".join(parts)
+    return " ".join([*parts, *_unlike_default(cell, "centred")])
 
 
 def _unlike_default(cell: CacheConfig, field: str) -> list[str]:

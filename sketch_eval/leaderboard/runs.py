@@ -200,7 +200,7 @@ class Sweep:
             yield row, score
 
     @cached_property
-    def _windows(self) -> dict[tuple[int | None, str, int], CacheConfig]:
+    def _windows(self) -> dict[tuple[Any, ...], CacheConfig]:
         """By cap and store, the grid's `window`, whatever it says of what decides nothing there."""
         wanted = {"strategy": "topk", "topk": None, **CONTROLS["window"]}
         cells = [cell for cell in self.grid.expand() if wanted.items() <= cell.model_dump().items()]
@@ -321,6 +321,7 @@ class Sweep:
         return f"lm_eval run --model sketch_hf --model_args {shlex.quote(spell(model, cell))} --tasks {task} {given}"
 
 
-def _size(cell: CacheConfig) -> tuple[int | None, str, int]:
+def _size(cell: CacheConfig) -> tuple[int | None, str, int, bool]:
     """What cells are compared at: the cap, and how pairs are kept."""
-    return cell.max_cache_size, cell.store, computation(cell).store_group
+    same = computation(cell)
+    return cell.max_cache_size, cell.store, same.store_group, same.centred
