@@ -184,7 +184,7 @@ def padded_batch(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, mask
 
 
-@pytest.mark.usefixtures("interpreted")
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize("execution", ["oracle", "stepwise", "compiled"])
 @pytest.mark.parametrize("fate", WAYS, ids=str)
 @pytest.mark.parametrize("importance", ["exact", "last", "recency", "knorm"])
@@ -432,7 +432,7 @@ SPOILT = [
 ]
 
 
-@pytest.mark.usefixtures("interpreted")
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize("execution", ["stepwise", "compiled"])
 @pytest.mark.parametrize(("importance", "fate"), SPOILT, ids=str)
 @pytest.mark.parametrize("spoilt", [float("nan"), float("inf"), -float("inf")])
