@@ -15,6 +15,7 @@ from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance
 from sketch_eval.families import shape_of
 from sketch_eval.foresight import Attended, Foreseen, Foresight, Losses
+from sketch_eval.formats import without_autocast
 from sketch_eval.policies import FATES
 from sketch_eval.ranking import fitted, ranking_of
 from sketch_eval.rotary import speeds
@@ -183,7 +184,7 @@ class SketchCache(Cache):
             ]
         )
         self.cell, self.traced = cell, traced
-        self._centres = needed(centres) if cell.centred else {}
+        self._centres = needed(centres, count) if cell.centred else {}
         self._traces: list[list[Trace]] = [[] for _ in range(count)]
         self._decisions: torch.Tensor | None = None
         self._tokens = self._valid = torch.empty(0)
@@ -207,7 +208,8 @@ class SketchCache(Cache):
             raise UsageError(
                 "past_key_values: the model knows no sketch cache; call sketch_eval.attention.enable(model)"
             )
-        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        with without_autocast(key_states.device):
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def expect(self, tokens: torch.Tensor, valid: torch.Tensor) -> None:
         """Announce the tokens of the forward pass that begins.
@@ -251,13 +253,8 @@ class SketchCache(Cache):
         tokens, valid = self._tokens.to(q.device), self._valid.to(q.device)  # Layers may be on several devices.
         if self.cell.centred:
             k = centred(k, self._centres[layer])
-        call = Call(q, k, v, tokens, valid, scaling)
-        if torch.is_autocast_enabled(q.device.type):
-            # It would round scores and hashes to half precision (docs/design.md §2: decisions are float32).
-            with torch.autocast(q.device.type, enabled=False):
-                output, trace = self.layers[layer].attend(call)
-        else:
-            output, trace = self.layers[layer].attend(call)
+        with without_autocast(q.device):
+            output, trace = self.layers[layer].attend(Call(q, k, v, tokens, valid, scaling))
         if self.traced:
             self._traces[layer].append(trace)
             self._decisions = None

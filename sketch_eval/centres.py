@@ -1,4 +1,4 @@
-"""A constant of each head that its keys are stored less, which no query's attention feels (docs/design.md §8).
+"""Taking a constant from all keys of a head, which changes no query's attention (docs/design.md §8).
 
 Keys of a head may have a large part in common: a bias, which training leaves wherever it is, because the softmax is
 blind to what all scores of a query share. Few bits are then spent on it, and the cosines of keys, by which folding
@@ -26,9 +26,16 @@ Centres = dict[int, torch.Tensor]
 
 @cache
 def text() -> str:
-    """A text that every installation has and that stays as it is: the licence, 11 KB of English."""
+    """A text that every installation has and that stays as it is: the licence, 11 KB of English.
+
+    Raises:
+        UsageError: the installation has none.
+    """
     found = distribution("sketch_eval").read_text("licenses/LICENSE")
-    assert found is not None
+    if found is None:
+        raise UsageError(
+            "centred=True takes its means over the licence, which this installation lacks; install it again"
+        )
     return found
 
 
@@ -61,15 +68,15 @@ def centred(keys: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     return (keys.float() - centre.to(keys.device)).to(keys.dtype)
 
 
-def needed(given: Centres | None) -> Centres:
-    """What was given, which a cell with `centred=True` needs.
+def needed(given: Centres | None, layers: int) -> Centres:
+    """What was given, which a cell with `centred=True` needs, for each of a model's layers.
 
     Raises:
-        UsageError: nothing was.
+        UsageError: nothing was, or not for all layers.
     """
-    if given is None:
+    if given is None or not set(range(layers)) <= set(given):
         raise UsageError(
-            "centred=True needs the mean keys of the model: pass centres=sketch_eval.centres.mean_keys(model, tokens), "
-            "with the tokens of some text"
+            f"centred=True needs the mean keys of the model's {layers} layers: pass centres="
+            "sketch_eval.centres.mean_keys(model, tokens), with the tokens of some text"
         )
     return given

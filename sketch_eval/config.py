@@ -120,8 +120,8 @@ class CacheConfig(BaseModel):
         if self.centred and self.max_cache_size is not None:
             if FATES[self.strategy].turns:
                 raise ValueError(
-                    f"centred=True does not go with strategy={self.strategy}, for a mean of rotary keys is of all "
-                    "positions; give strategy=aggregate, or leave centred out"
+                    f"centred=True does not go with strategy={self.strategy}, which turns stored keys to another "
+                    "position, where the mean that was taken away is another; give strategy=aggregate"
                 )
             if POLICIES[self.importance].fitted:
                 raise ValueError(

@@ -7,12 +7,22 @@ queries see. Parts have the vectors' leading axes, so that a store can write the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 Parts = tuple[torch.Tensor, ...]
 
 LARGEST_HALF = 65504.0
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Numbers as they are: autocast would round scores and hashes, and on a CPU it takes no float16.
+
+    docs/design.md §2 has all decisions in float32.
+    """
+    enabled = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
 
 
 class Format(ABC):

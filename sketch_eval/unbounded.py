@@ -12,7 +12,7 @@ from sketch_eval.centres import Centres, centred, needed
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.families import shape_of
-from sketch_eval.formats import Parts, formats_of
+from sketch_eval.formats import Parts, formats_of, without_autocast
 
 
 def _joined(held: Parts, new: Parts) -> Parts:
@@ -112,8 +112,16 @@ class FormatCache(Cache):
     def __init__(self, config: PretrainedConfig, cell: CacheConfig, centres: Centres | None = None) -> None:
         if cell.max_cache_size is not None:
             raise UsageError(f"max_cache_size={cell.max_cache_size}: this cache has no bound; use SketchCache")
-        means = needed(centres) if cell.centred else {}
-        super().__init__(layers=[FormatLayer(cell, means.get(index)) for index in range(shape_of(config).layers)])
+        count = shape_of(config).layers
+        means = needed(centres, count) if cell.centred else {}
+        super().__init__(layers=[FormatLayer(cell, means.get(index)) for index in range(count)])
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `FormatLayer.update`."""
+        with without_autocast(key_states.device):
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def nbytes(self) -> dict[str, int]:
         """Bytes of all the tensors that the cache owns, by name, summed over the layers (docs/design.md §6)."""

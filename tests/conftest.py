@@ -153,6 +153,13 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(params=["lines", pytest.param("machine code", marks=pytest.mark.slow)])
+def loop(request: pytest.FixtureRequest) -> None:
+    """The compiled loop as Python runs its lines; in the slow run, compiled."""
+    if request.param == "lines":
+        request.getfixturevalue("interpreted")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of lent data; a test that needs it is skipped where it is absent."""

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_gpt2, tiny_llama
+from lm_eval.api.instance import Instance
 from transformers import GPT2LMHeadModel, PreTrainedModel
 
 from sketch_eval import UsageError
 from sketch_eval.cache import SketchCache
-from sketch_eval.centres import MOST, Centres, mean_keys, text, tokens_for
+from sketch_eval.centres import MOST, Centres, centred, mean_keys, text, tokens_for
 from sketch_eval.config import CacheConfig
 from sketch_eval.grid.cells import cell_name, computation
+from sketch_eval.leaderboard.runs import _size
 from sketch_eval.lm import SketchGPT2
 from sketch_eval.unbounded import FormatCache
 
@@ -52,7 +54,7 @@ def test_a_cap_that_binds_nothing_is_the_untouched_model(model: PreTrainedModel,
         assert (logits(model, ids, cell, centres) - truth).abs().max() < (1e-4 if store == "float" else 0.05)
 
 
-@pytest.mark.usefixtures("interpreted")
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -127,10 +129,46 @@ def test_the_text_is_there_wherever_the_package_is_and_as_long_as_the_model_read
     assert lm.get_model_info()["sketch_eval"]["cell"]["centred"] is True
 
 
+@pytest.mark.parametrize("cap", [None, 64])
+def test_lm_evals_model_scores_and_generates_with_them(cap: int | None) -> None:
+    """As the cache does on its own, in tokens that are encoded here; and otherwise than with keys as they are."""
+    lm = SketchGPT2(pretrained="bundled", max_cache_size=cap, store="int4", centred=True, device="cpu")
+    ids = tokens_for(lm.tokenizer, 200)
+    said = lm.tokenizer.decode(ids[0])
+    assert lm.tok_encode(said) == ids[0].tolist()
+    given = torch.cat([torch.tensor([[lm.prefix_token_id]]), ids[:, :-1]], 1)
+    of_cell = logits(lm.transformer, given, lm.cell, lm.centres).log_softmax(-1)
+    wanted = of_cell.gather(2, ids[..., None]).sum().item()
+    (scored,) = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (said,), 0)])
+    assert scored == pytest.approx(wanted, abs=0.01)
+    plain = logits(lm.transformer, given, lm.cell.model_copy(update={"centred": False}), None).log_softmax(-1)
+    assert abs(plain.gather(2, ids[..., None]).sum().item() - wanted) > 0.05
+    settings = {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False}
+    (answer,) = lm.generate_until([Instance("generate_until", {}, (said, settings), 0)])
+    written = lm.tok_encode(said + answer)[200:]
+    choices = logits(lm.transformer, torch.tensor([lm.tok_encode(said + answer)]), lm.cell, lm.centres).argmax(-1)[0]
+    assert written == choices[199:-1].tolist()[: len(written)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_difference_is_taken_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
+    keys = (100 + torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(10))).to(dtype)
+    centre = torch.full((3, 1, 8), 100.03)
+    less = centred(keys, centre)
+    assert less.dtype == dtype
+    assert torch.equal(less, (keys.double() - centre.double()).float().to(dtype))
+
+
+def test_a_window_in_full_numbers_is_compared_with_centred_cells_and_one_in_few_bits_is_not() -> None:
+    cells = [CacheConfig(store=store, centred=centred) for store in ("float", "int4") for centred in (False, True)]
+    assert _size(cells[0]) == _size(cells[1])
+    assert _size(cells[2]) != _size(cells[3])
+
+
 def test_names_and_computations() -> None:
-    centred = CacheConfig(max_cache_size=None, store="int4", centred=True)
-    assert cell_name(centred) == "int4 centred=True"
-    assert computation(centred) != computation(centred.model_copy(update={"centred": False}))
+    few = CacheConfig(max_cache_size=None, store="int4", centred=True)
+    assert cell_name(few) == "int4 centred=True"
+    assert computation(few) != computation(few.model_copy(update={"centred": False}))
     full = CacheConfig(max_cache_size=None, centred=True)
     assert cell_name(full) == "full"
     assert computation(full) == computation(CacheConfig(max_cache_size=None))
@@ -150,7 +188,8 @@ def test_what_does_not_go_with_it_is_refused(fields: dict[str, Any], said: str) 
 
 def test_means_that_are_missing_or_of_nothing_are_refused(model: GPT2LMHeadModel) -> None:
     for cell in (CacheConfig(centred=True), CacheConfig(max_cache_size=None, store="int4", centred=True)):
-        with pytest.raises(UsageError, match="centred=True needs the mean keys of the model"):
-            logits(model, tokens(1, 5, seed=0), cell, None)
+        for given in (None, {0: torch.zeros(3, 1, 16)}):
+            with pytest.raises(UsageError, match="centred=True needs the mean keys of the model's 2 layers"):
+                logits(model, tokens(1, 5, seed=0), cell, given)
     with pytest.raises(UsageError, match="tokens: a mean of keys needs some"):
         mean_keys(model, tokens(1, 0, seed=0))

@@ -72,7 +72,7 @@ def test_all_executions_decide_as_the_oracle(
     assert compared >= 0.8 * there
 
 
-@pytest.mark.usefixtures("interpreted")
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize("scope", ["layer", "head"])
 @pytest.mark.parametrize("fate", ["topk", "aggregate"])
 def test_surprisal_is_the_full_caches_loss_and_all_executions_decide_by_it(

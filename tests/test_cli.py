@@ -98,7 +98,11 @@ def test_the_offline_config_runs_the_bundled_model_on_the_bundled_tasks(tmp_path
             "a task's documents cannot be had; check the network, or name tasks that need none",
             marks=pytest.mark.slow,
         ),
-        (["--tasks", "no_such_task"], "Tasks not found: no_such_task; `lm_eval ls tasks` lists"),
+        pytest.param(
+            ["--tasks", "no_such_task"],
+            "Tasks not found: no_such_task; `lm_eval ls tasks` lists",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_bad_input_ends_in_one_line(home: Path, arguments: list[str], message: str) -> None:

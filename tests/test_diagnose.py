@@ -72,13 +72,15 @@ def test_the_clairvoyant_ranks_what_is_to_come_where_nothing_was_evicted_before(
 def test_a_grid_is_diagnosed_into_a_page_a_table_and_pictures(tmp_path: Path) -> None:
     cells = [{"controls": ["window", "exact"], "max_cache_size": 64}, {"controls": ["int4"]}]
     cells.append({"max_cache_size": 64, "strategy": "aggregate", "scope": "head"})
+    cells.append({"controls": ["window"], "max_cache_size": 64, "centred": True})
     grid = Grid.model_validate({"model": {"pretrained": "bundled"}, "tasks": {"kv_256": {"limit": 2}}, "cells": cells})
     page = diagnose(grid, tmp_path, 1, cast(Any, Silent()), "sketch-eval diagnose here")
     frame = pd.read_csv(tmp_path / "diagnosis.csv")
-    assert set(frame["cell"]) == {"window", "exact", "count_min 512×4 aggregate scope=head"}
+    assert set(frame["cell"]) == {"window", "window centred=True", "exact", "count_min 512×4 aggregate scope=head"}
     assert frame["lost"].between(0, 1).all()
     assert (frame.groupby("cell")["rank_exact"].count() > 0).to_dict() == {
         "window": True,
+        "window centred=True": True,
         "exact": True,
         "count_min 512×4 aggregate scope=head": False,
     }

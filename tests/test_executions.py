@@ -184,7 +184,7 @@ def padded_batch(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, mask
 
 
-@pytest.mark.usefixtures("interpreted")
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize("execution", ["oracle", "stepwise", "compiled"])
 @pytest.mark.parametrize("fate", WAYS, ids=str)
 @pytest.mark.parametrize("importance", ["exact", "last", "recency", "knorm"])
@@ -368,6 +368,7 @@ def test_ties_of_whole_counts_by_age_go_alike(depth: int) -> None:
         assert torch.equal(traces[0].victims, traces[1].victims)
 
 
+@pytest.mark.slow
 def test_one_scan_and_calls_of_twenty_tokens_agree_where_the_bundled_model_folds() -> None:
     """With RACE, a table in which folding counted mass again grew until one of the two overflowed first."""
     model = AutoModelForCausalLM.from_pretrained(bundled.path(), dtype=torch.float32).eval()
@@ -381,6 +382,7 @@ def test_one_scan_and_calls_of_twenty_tokens_agree_where_the_bundled_model_folds
     assert (torch.cat(parts, 1) - whole).abs().max() < 1e-3
 
 
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize(
     ("importance", "item", "execution"),
     [
@@ -432,7 +434,7 @@ SPOILT = [
 ]
 
 
-@pytest.mark.usefixtures("interpreted")
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize("execution", ["stepwise", "compiled"])
 @pytest.mark.parametrize(("importance", "fate"), SPOILT, ids=str)
 @pytest.mark.parametrize("spoilt", [float("nan"), float("inf"), -float("inf")])
@@ -485,7 +487,8 @@ def test_torchs_default_dtype_decides_nothing(
     ("name", "fate"),
     [
         *(pytest.param("bundled", fate, marks=[] if fate in USUAL else pytest.mark.slow) for fate in UNTURNED),
-        *(("bundled-rotary", {"strategy": name}) for name in ("aggregate", "aggregate_turned")),
+        ("bundled-rotary", {"strategy": "aggregate"}),
+        pytest.param("bundled-rotary", {"strategy": "aggregate_turned"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

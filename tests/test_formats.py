@@ -91,18 +91,30 @@ def advanced(execution: Execution, call: Call, size: int, **cell: Any) -> tuple[
     return torch.cat([output for output, _ in parts], 1), Trace.join([trace for _, trace in parts]), state
 
 
+COMPILED = ("topk", "aggregate")
+"""Fates whose loops the default run compiles; it runs the others' lines in Python."""
+
+
 @pytest.mark.parametrize(
-    ("fate", "scope", "store"),
+    ("fate", "scope", "store", "lines"),
     [
         # By default a format meets the scopes in turn.
-        pytest.param(fate, scope, store, marks=[] if (row + column) % 2 == (scope == "head") else pytest.mark.slow)
+        pytest.param(
+            fate, scope, store, lines,
+            marks=[] if lines != (fate in COMPILED) and (row + column) % 2 == (scope == "head") else [pytest.mark.slow],
+        )
         for row, fate in enumerate(FATES)
         for column, store in enumerate(FORMATS)
         for scope in ("layer", "head")
+        for lines in ([False] if fate in COMPILED else [True, False])
     ],
-)
-def test_decode_and_scan_keep_what_the_oracle_keeps(fate: str, scope: Literal["layer", "head"], store: str) -> None:
+)  # fmt: skip
+def test_decode_and_scan_keep_what_the_oracle_keeps(
+    request: pytest.FixtureRequest, fate: str, scope: Literal["layer", "head"], store: str, lines: bool
+) -> None:
     """Of one call, so that no other layer's rounding moves a number over the edge between two codes."""
+    if lines:
+        request.getfixturevalue("interpreted")
     call = a_call(fate)
     truth, standard, _ = advanced("oracle", call, 60, strategy=fate, scope=scope, store=store)
     assert standard.margins is not None

@@ -74,7 +74,7 @@ CELLS = st.sampled_from(list(POLICIES)).flatmap(
 )
 
 
-@pytest.mark.usefixtures("interpreted")
+@pytest.mark.usefixtures("loop")
 def test_cells_of_one_computation_compute_the_same() -> None:
     """Whatever `computation` drops may be anything: the logits are the same, bit for bit."""
 

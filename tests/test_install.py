@@ -140,6 +140,7 @@ def test_wheel_holds_package_tasks_configs_and_the_shim_once(wheel: Path) -> Non
     for path in (ROOT / "sketch_eval" / "bundled").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
             assert str(path.relative_to(ROOT)) in names
+    assert f"sketch_eval-{__version__}.dist-info/licenses/LICENSE" in names  # sketch_eval/centres.py reads it.
     assert "[lm_eval.models]\nsketch_gpt2 = sketch_eval.lm:SketchGPT2" in entry_points
 
 

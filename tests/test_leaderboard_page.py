@@ -248,12 +248,20 @@ def test_the_answer_names_the_best_that_can_be_had_the_window_and_the_best_sketc
         "`count_min 512×4`, is at +9.2% [+8.0, +10.5] in 1,024 KiB."
     )
     few: dict[str, Any] = {"kind": "control", "difference": 2.5, "difference_low": 2.0, "difference_high": 3.0}
-    more = [row("window store=int4", 192, **few), row("window store=int8", 96, total=MIB + 1, **few)]
-    also, _ = answer(views.cells(frame(rows + more), subject), subject, 64.0)
+    more = [row("window store=int4", 192, **few), row("window store=int8", 96, **few | {"difference": 3.0})]
+    also, why = answer(views.cells(frame(rows + more), subject), subject, 64.0)
     assert also == (
-        f"{said} `window store=int4` has 192 pairs in about as many bytes and does better: +2.5% [+2.0, +3.0] in "
+        f"{said} `window store=int4` has 192 pairs in about as many bytes and scores better: +2.5% [+2.0, +3.0] in "
         "1,024 KiB."
     )
+    assert "The one of more pairs is the best of 2." in why
+    dear = row(
+        "count_min 999×9", 64, difference=20.0, total=4 * MIB
+    )  # Its bytes widen what is shown, not what is said.
+    for total, named in ((0.94, False), (0.96, True), (1.04, True), (1.06, False)):
+        near = row("window store=int4", 192, **few | {"total": int(total * MIB)})
+        also, _ = answer(views.cells(frame([*rows, dear, near]), subject), subject, 64.0)
+        assert ("192 pairs in about as many bytes" in also) == named, total
     assert trust.startswith("The full cache scores 2.000 in 8,192 KiB. Paired by document, `window aggregate` is at")
     assert "the best of 3 at this cap" in trust
     unbound = [replace(one, bound=False) for one in rows]
@@ -604,28 +612,21 @@ def test_a_legend_names_what_its_plot_shows(browser: webdriver.Chrome, tmp_path:
 def test_more_pairs_in_as_many_bytes_lead_the_best_rows_without_a_rank(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
-    cells = [
-        ("window", 64, 9.0),
-        ("count_min 256×4", 64, 7.0),
-        ("window store=int4", 192, 2.5),
-        ("h2o store=int4", 192, 3.0),
-    ]
+    sketches = [f"count_min {width}×4" for width in range(1, 6)]
+    cells = [("window", 64, 9.0), ("window aggregate", 64, 6.5), *((cell, 64, 7.0) for cell in sketches)]
+    cells += [("window store=int4", 192, 2.5), ("h2o store=int4", 192, 3.0)]
     rows = [row("full", NAN, kind="full", bound=False)]
     rows += [row("int4", NAN, difference=0.1, kind="control")]  # It has no bound, and does not lead.
     rows += [
-        row(cell, cap, difference=lost, kind="control" if cell != cells[1][0] else "sketch")
-        for cell, cap, lost in cells
+        row(cell, cap, difference=lost, kind="sketch" if cell in sketches else "control") for cell, cap, lost in cells
     ]
     load(browser, page.write(tmp_path, frame(rows), ABOUT))
     choose(browser, "cap", "64")
-    best = [line.text for line in browser.find_elements(By.CSS_SELECTOR, "#best tr")]
-    assert [line.split(" +")[0] for line in best[2:]] == [
-        "window store=int4 (cap 192)",
-        "1 count_min 256×4",
-        "2 window",
-    ]
+    best = [line.text.split(" +")[0] for line in browser.find_elements(By.CSS_SELECTOR, "#best tr")]
+    sketched = [f"2 {cell}" for cell in sketches]
+    assert best[2:] == ["window store=int4 (cap 192) equal bytes", "1 window aggregate", *sketched, "7 window"]
     assert "`" not in (said := browser.find_element(By.ID, "answer").text)
-    assert "window store=int4 has 192 pairs in about as many bytes and does better: +2.5%" in said
+    assert "window store=int4 has 192 pairs in about as many bytes and scores better: +2.5%" in said
 
 
 def test_labels_inject_nothing_in_the_browser(browser: webdriver.Chrome, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from sketch_eval.config import CacheConfig
 from sketch_eval.counts import Count
 from sketch_eval.lm import SketchGPT2, _key
 from sketch_eval.provenance import fingerprint
+from sketch_eval.unbounded import FormatCache
 
 LAYERS = 2
 
@@ -260,21 +261,22 @@ def test_a_response_cache_never_hands_one_cell_anothers_scores(checkpoint: str, 
 
 
 @pytest.mark.parametrize("precision", [{}, {"dtype": "bfloat16"}, {"mixed_precision_dtype": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(("cap", "store"), [(16, "float"), (16, "k8v4"), (None, "float16"), (None, "int4")])
 def test_the_ledger_is_of_the_cache_that_runs(
-    checkpoint: str, monkeypatch: pytest.MonkeyPatch, precision: dict[str, str]
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, precision: dict[str, str], cap: int | None, store: str
 ) -> None:
-    lm = make(checkpoint, batch_size=1, max_cache_size=16, **precision)
-    made: list[SketchCache] = []
+    lm = make(checkpoint, batch_size=1, max_cache_size=cap, store=store, **precision)
+    made: list[SketchCache | FormatCache] = []
     new_cache = lm._new_cache
 
-    def keep(tokens: torch.Tensor) -> SketchCache:
+    def keep(tokens: torch.Tensor) -> SketchCache | FormatCache:
         cache = new_cache(tokens)
-        assert cache is not None
+        assert isinstance(cache, SketchCache | FormatCache)
         made.append(cache)
         return cache
 
     monkeypatch.setattr(lm, "_new_cache", keep)
-    lm.loglikelihood(SCORED[:1], disable_tqdm=True)
+    lm.loglikelihood_rolling(ROLLING[1:2], disable_tqdm=True)  # Its first window is as long as the model reads.
     assert lm.get_model_info()["sketch_eval"]["ledger"]["peak_bytes"] == sum(made[0].nbytes().values())
 
 

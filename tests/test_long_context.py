@@ -230,7 +230,7 @@ def test_the_group_of_4096_tokens_asks_a_model_of_as_many_positions(tmp_path: Pa
     tokenizer.save_pretrained(tmp_path)
     tiny_model("llama", layers=1, vocabulary=len(tokenizer), positions=4096).save_pretrained(tmp_path)
     manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata={"pretrained": str(tmp_path)})
-    lm = SketchHF(pretrained=str(tmp_path), max_cache_size=256, batch_size=4, device="cpu")
+    lm = SketchHF(pretrained=str(tmp_path), max_cache_size=64, batch_size=4, device="cpu")
     results = lm_eval.simple_evaluate(
         lm, tasks=["sketch_4096"], task_manager=manager, limit=1, bootstrap_iters=0, log_samples=True
     )

@@ -40,13 +40,16 @@ def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[st
     told = [f"{name} is at {_lost(other)} in {size(other['total_bytes'])}" for name, other in others]
     said += f"{size(best['total_bytes'])}{'; ' if told else ''}{', and '.join(told)}."
     more = views.usable(views.more_pairs(table, cap)).sort_values("lost", kind="stable")
+    more = more[more["total_bytes"] <= views.ABOUT * best["total_bytes"]]
+    trust = _trust(best, rest)
     if len(more) and more["lost"].iloc[0] < best["lost"]:
         cheap = more.iloc[0]
         said += (
-            f" `{cheap['cell']}` has {cheap['cap']:g} pairs in about as many bytes and does better: {_lost(cheap)} in "
-            f"{size(cheap['total_bytes'])}."
+            f" `{cheap['cell']}` has {cheap['cap']:g} pairs in about as many bytes and scores better: "
+            f"{_lost(cheap)} in {size(cheap['total_bytes'])}."
         )
-    return said, base + _trust(best, rest) + documents
+        trust += f"The one of more pairs is the best of {len(more)}. " if len(more) > 1 else ""
+    return said, base + trust + documents
 
 
 def _lost(row: Any) -> str:

@@ -124,9 +124,10 @@ function table() {
 }
 function best({ ranks, ranked, beside }) {
   const { mark, lost, difference } = subject().columns, list = ranked.slice(0, 6);
-  const plain = ranked.find((i) => cells.cell[i].split(" ")[0] === "window");
+  const size = (i) => cells.total_bytes[i][1], [plain] = ranked.filter((i) => cells.plain[i]).sort((a, b) => size(b) - size(a));
   if (plain !== undefined && !list.includes(plain)) list.push(plain);
-  const [cheap] = [...beside].filter((i) => cells.cap[i] && mark[i] === "" && lost[i] !== null && lost[i] < lost[ranked[0]]).sort((a, b) => lost[a] - lost[b]);
+  const [cheap] = [...beside].filter((i) => cells.cap[i] && mark[i] === "" && lost[i] !== null && ranked.length && lost[i] < lost[ranked[0]] &&
+    size(i) <= data.about * size(ranked[0])).sort((a, b) => lost[a] - lost[b]);
   if (cheap !== undefined) list.unshift(cheap);
   const full = cells.cell.findIndex((_, i) => mark[i] === "full");
   const made = document.createDocumentFragment(), head = element("tr", "", made);
@@ -136,7 +137,8 @@ function best({ ranks, ranked, beside }) {
     const tr = element("tr", "", made, { class: mark[i] });
     element("td", ranks.get(i) ?? "", tr, { class: "number" });
     const name = element("td", cells.cell[i], tr, { class: "cell" });
-    if (cells.cap[i] && cells.cap[i] !== state.cap) name.append(` (cap ${cells.cap[i]})`);
+    if (i === cheap) label(name, i, beside);
+    else if (state.cap === "" && cells.cap[i]) name.append(` (cap ${cells.cap[i]})`);
     fill(element("td", "", tr, { class: "number" }), i === full ? subject().columns.value?.[i]?.[0] : difference[i]?.[0]);
     element("td", cells.total_bytes[i][0].replace(/\.\d$/, ""), tr, { class: "number" });
   }

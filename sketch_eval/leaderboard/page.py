@@ -120,6 +120,7 @@ def data(rows: pd.DataFrame, about: dict[str, Any], found: list[Subject]) -> dic
     made = [_subject(rows, one, place, shown, specs) for one in found]
     return {
         "cells": _cells(rows, cells),
+        "about": views.ABOUT,
         "caps": {f"{cap:g}": _beside(rows, first, cap, place) for cap in views.main_caps(rows)},
         "subjects": made,
         "tasks": [
@@ -154,6 +155,7 @@ def _cells(rows: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Any]:
         "cap": [whole(cap) for cap in cells["cap"]],
         "kind": cells["kind"].tolist(),
         "method": cells["cell"].map(views.method).tolist(),
+        "plain": cells["cell"].map(views.is_window).tolist(),
         "over": [["" if math.isnan(one) else more(one), or_null(one)] for one in over],
         "saving": [[f"{record['saving']:.1%}", record["saving"]] for record in records],
         "prefix": [prefixes[_key(record["cell"], record["cap"])] for record in records],

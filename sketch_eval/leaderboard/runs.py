@@ -322,6 +322,6 @@ class Sweep:
 
 
 def _size(cell: CacheConfig) -> tuple[int | None, str, int, bool]:
-    """What cells are compared at: the cap, and how pairs are kept."""
+    """What cells are compared at: the cap, and how pairs are kept; full numbers are alike, centred or not."""
     same = computation(cell)
-    return cell.max_cache_size, cell.store, same.store_group, same.centred
+    return cell.max_cache_size, cell.store, same.store_group, same.centred and cell.store != "float"

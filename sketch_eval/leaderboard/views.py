@@ -20,6 +20,8 @@ MAIN = "byte_perplexity"
 KEY = ["cell", "cap"]
 KEPT = """row cell cap kind importance unit higher_is_better documents spread_low spread_high binding bound same_as
     undercut_by total_bytes width depth""".split()
+ABOUT = 1.05
+"""Times as many bytes as another cell's, up to which they are about as many."""
 NUMBERS = ["value", "difference", "to_window", "to_exact", "to_reference", "way", "undercut"]
 """Columns of `Row` that have an interval, in columns of the same name with `_low` and `_high`."""
 
@@ -196,9 +198,9 @@ def is_window(cell: str) -> bool:
 
 
 def more_pairs(table: pd.DataFrame, cap: float) -> pd.DataFrame:
-    """The cells of a table of `cells` that have more pairs than a cap in about as many bytes as its own cells."""
+    """The cells of a table of `cells` with more pairs than a cap, in the range of its cells' bytes or just below."""
     own = table["total_bytes"][table["cap"] == cap]
-    return table[(table["cap"] > cap) & table["total_bytes"].between(0.95 * own.min(), own.max())]
+    return table[(table["cap"] > cap) & table["total_bytes"].between(own.min() / ABOUT, own.max())]
 
 
 def window_bytes(rows: pd.DataFrame) -> dict[float, float]:
