@@ -292,12 +292,12 @@ class SketchHF(LoadedLM):
         """
         if self.cell.untouched:
             return None
+        means = self.centres if self.cell.centred else None
         if self.cell.max_cache_size is None:
-            return FormatCache(self.transformer.config, self.cell, self.centres if self.cell.centred else None)
+            return FormatCache(self.transformer.config, self.cell, means)
         seen = None
         if self.cell.foresees and tokens is not None:
             seen = foresee(self.transformer, tokens, self.cell.foresees)
-        means = self.centres if self.cell.centred else None
         return SketchCache(self.transformer.config, self.cell, traced=True, foresight=seen, centres=means)
 
     @cached_property

@@ -155,7 +155,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(params=["lines", pytest.param("machine code", marks=pytest.mark.slow)])
 def loop(request: pytest.FixtureRequest) -> None:
-    """The compiled loop as Python runs its lines; in the slow run, compiled."""
+    """The compiled loop as Python runs its lines, or as machine code, by default in the slow run alone."""
     if request.param == "lines":
         request.getfixturevalue("interpreted")
 

@@ -57,14 +57,12 @@ def test_the_victim_is_the_pair_with_the_least_attention_still_to_come(scope: st
     assert run(model, cell, tokens, torch.ones_like(tokens), "auto")[1].trace(0).victims.tolist() == expected
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize("fate", UNTURNED, ids=str)
 @pytest.mark.parametrize(("which", "scope"), [("model", "layer"), ("grouped", "head")])
 def test_all_executions_decide_as_the_oracle(
-    request: pytest.FixtureRequest, which: str, scope: str, fate: dict[str, Any], compiled: bool
+    request: pytest.FixtureRequest, which: str, scope: str, fate: dict[str, Any]
 ) -> None:
-    if not compiled:
-        request.getfixturevalue("interpreted")
     model: PreTrainedModel = request.getfixturevalue(which)
     tokens = texts(2, 30)
     cell = small_cell(scope=scope, **{**FORESEEN, "recent": 2}, **fate)

@@ -126,15 +126,24 @@ def main(fate: dict[str, Any], importance: str, item: str) -> bool:
     return fate in USUAL and (importance, item) in MAIN
 
 
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize(
-    ("which", "least", "fate", "importance", "item", "scope"),
+    ("loop", "which", "least", "fate", "importance", "item", "scope"),
     [
-        pytest.param(
-            which, least, fate, importance, item, scope,
-            marks=[] if half(which, scope) and main(fate, importance, item) else [pytest.mark.slow],
-        )
-        for which, least, fate, importance, item, scope in MATRIX
+        *(
+            pytest.param(
+                "machine code", which, least, fate, importance, item, scope,
+                marks=[] if half(which, scope) and main(fate, importance, item) else [pytest.mark.slow],
+            )
+            for which, least, fate, importance, item, scope in MATRIX
+        ),
+        *(
+            ("lines", which, least, fate, importance, item, scope)
+            for which, least, fate, importance, item, scope in MATRIX
+            if quarter(which, fate, importance, scope) and not main(fate, importance, item)
+        ),
     ],
+    indirect=["loop"],
     ids=str,
 )  # fmt: skip
 def test_decode_and_scan_decide_as_the_oracle(
@@ -151,24 +160,6 @@ def test_decode_and_scan_decide_as_the_oracle(
     tokens, mask = padded_batch(model)
     compared, there = assert_follows_oracle(model, cell, tokens, mask)
     assert compared >= least * there
-
-
-@pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize(
-    ("which", "least", "fate", "importance", "item", "scope"),
-    [case for case in MATRIX if quarter(case[0], case[2], case[3], case[5]) and not main(*case[2:5])],
-    ids=str,
-)
-def test_the_lines_of_the_compiled_loop_decide_as_the_oracle(
-    request: pytest.FixtureRequest,
-    which: str,
-    least: float,
-    importance: str,
-    item: str,
-    scope: Scope,
-    fate: dict[str, Any],
-) -> None:
-    test_decode_and_scan_decide_as_the_oracle(request, which, least, importance, item, scope, fate)
 
 
 def small_cell(**changes: Any) -> CacheConfig:

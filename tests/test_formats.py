@@ -95,26 +95,25 @@ COMPILED = ("topk", "aggregate")
 """Fates whose loops the default run compiles; it runs the others' lines in Python."""
 
 
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize(
-    ("fate", "scope", "store", "lines"),
+    ("fate", "scope", "store", "loop"),
     [
         # By default a format meets the scopes in turn.
         pytest.param(
-            fate, scope, store, lines,
-            marks=[] if lines != (fate in COMPILED) and (row + column) % 2 == (scope == "head") else [pytest.mark.slow],
+            fate, scope, store, loop,
+            marks=[] if loop == by_default and (row + column) % 2 == (scope == "head") else [pytest.mark.slow],
         )
         for row, fate in enumerate(FATES)
         for column, store in enumerate(FORMATS)
         for scope in ("layer", "head")
-        for lines in ([False] if fate in COMPILED else [True, False])
+        for by_default in ["machine code" if fate in COMPILED else "lines"]
+        for loop in dict.fromkeys((by_default, "machine code"))
     ],
+    indirect=["loop"],
 )  # fmt: skip
-def test_decode_and_scan_keep_what_the_oracle_keeps(
-    request: pytest.FixtureRequest, fate: str, scope: Literal["layer", "head"], store: str, lines: bool
-) -> None:
+def test_decode_and_scan_keep_what_the_oracle_keeps(fate: str, scope: Literal["layer", "head"], store: str) -> None:
     """Of one call, so that no other layer's rounding moves a number over the edge between two codes."""
-    if lines:
-        request.getfixturevalue("interpreted")
     call = a_call(fate)
     truth, standard, _ = advanced("oracle", call, 60, strategy=fate, scope=scope, store=store)
     assert standard.margins is not None

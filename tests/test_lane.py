@@ -50,19 +50,17 @@ def rare(fields: dict[str, Any]) -> bool:
     return "_" in fields.get("strategy", "") or fields.get("importance") == "last"
 
 
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize(
-    ("fields", "lines"),
+    ("fields", "loop"),
     [
-        *(pytest.param(fields, False, marks=[pytest.mark.slow] if rare(fields) else []) for fields in CELLS),
-        *((fields, True) for fields in CELLS if rare(fields)),
+        *(pytest.param(fields, "machine code", marks=[pytest.mark.slow] if rare(fields) else []) for fields in CELLS),
+        *((fields, "lines") for fields in CELLS if rare(fields)),
     ],
+    indirect=["loop"],
     ids=str,
 )
-def test_a_prepared_token_is_as_any_other_to_the_bit(
-    request: pytest.FixtureRequest, fields: dict[str, Any], lines: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if lines:
-        request.getfixturevalue("interpreted")
+def test_a_prepared_token_is_as_any_other_to_the_bit(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     cell = CacheConfig(**{"max_cache_size": 10, "width": 8, "depth": 3, "sinks": 1, "recent": 0.5, **fields})
     output, trace, state = decode(cell, prepared=True)
     monkeypatch.setattr(lane, "serves", lambda state, call: False)

@@ -255,9 +255,8 @@ def test_the_answer_names_the_best_that_can_be_had_the_window_and_the_best_sketc
         "1,024 KiB."
     )
     assert "The one of more pairs is the best of 2." in why
-    dear = row(
-        "count_min 999×9", 64, difference=20.0, total=4 * MIB
-    )  # Its bytes widen what is shown, not what is said.
+    # What is dear widens the bytes of what is shown, and not of what is said.
+    dear = row("count_min 999×9", 64, difference=20.0, total=4 * MIB)
     for total, named in ((0.94, False), (0.96, True), (1.04, True), (1.06, False)):
         near = row("window store=int4", 192, **few | {"total": int(total * MIB)})
         also, _ = answer(views.cells(frame([*rows, dear, near]), subject), subject, 64.0)

@@ -225,7 +225,7 @@ def test_the_command_line_runs_the_full_group(tmp_path: Path) -> None:
         assert task in ran.stdout
 
 
-@pytest.mark.slow  # lm-eval takes ten seconds to begin; tests/test_cli.py has two bad inputs by default.
+@pytest.mark.slow  # lm-eval takes ten seconds to begin; tests/test_cli.py has one bad input by default.
 @pytest.mark.parametrize(
     ("tasks", "metadata", "named"),
     [
