@@ -59,7 +59,7 @@ OF_CELL = [
     Column("kv_bytes", "KV KiB"),
     Column("sketch_bytes", "sketch KiB"),
     Column("width", "width"), Column("depth", "depth"), Column("topk", "topk"),
-    *(Column(key, key, False) for key in "importance strategy scope item normalize sinks recent store".split()),
+    *(Column(key, key, False) for key in "importance strategy scope item normalize sinks recent store centred".split()),
     Column("decay", "decay"),
 ]  # fmt: skip
 """What is the same for all subjects."""
