@@ -182,10 +182,12 @@ def test_tables_of_what_is_undercut_that_say_the_contrary_are_refused(
 @pytest.mark.parametrize(
     ("cap", "cell", "task", "column", "value", "sentence"),
     [
-        (1024, "exact", "needles_4096", "to_window_low", "-0.1", "exact counts keep code words"),
-        (1024, "count_min 512×4", "needles_4096", "to_exact_high", "-0.1", "told apart from neither"),
-        (64, "exact", "kv_4096", "value_low", "0.5", "few pairs answer"),
-        (256, "window", "kv_2048", "difference_high", "-0.1", "no window is told apart"),
+        (4096, "full", "passkey_4096", "value", "0.8", "the full cache answers all"),
+        (64, "exact", "kv_4096", "value_low", "0.5", "64 and 256 pairs answer"),
+        (1024, "exact", "needles_4096", "to_window_low", "0.1", "no ranking is surely better"),
+        (1024, "count_min 512×4", "needles_4096", "to_window_high", "0.1", "the sketch is worse"),
+        (2304, rotary.WINDOW, "kv_2048", "value", "0.9", "pairs in few bits answer all"),
+        (1024, "exact", "kv_4096", "value", "0.9", "more than twice the pairs"),
     ],
 )
 def test_planted_facts_that_say_the_contrary_of_a_sentence_are_refused(
@@ -247,10 +249,10 @@ def test_the_shares_of_tokens_that_meet_no_bound_are_those_of_the_text() -> None
             read = len(context) + len(scored) - 1
             places += range(read - len(scored), read)
     said = re.search(
-        r"in the library text (a tenth) of all tokens\sat (128) pairs, (a quarter) at (384) and (two thirds)\sat (768)",
+        r"in the library text (a tenth) of all tokens\sat (128) pairs, (a fifth) at (288) and (almost half) at (576)",
         PAGE,
     )
     assert said
     for words, cap in zip(said.groups()[::2], said.groups()[1::2], strict=True):
         share = sum(place < int(cap) for place in places) / len(places)
-        assert share == pytest.approx({"a tenth": 0.1, "a quarter": 0.25, "two thirds": 0.667}[words], abs=0.025)
+        assert share == pytest.approx({"a tenth": 0.1, "a fifth": 0.2, "almost half": 0.45}[words], abs=0.025)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from board import PART, RIVALS, SKETCH, Row, Tables, Text, at, ends, kib, percent, require
 from board import FOLDING as FOLDING_SKETCH
+from board import PART, RIVALS, SKETCH, Row, Tables, Text, at, ends, kib, percent, require
 
 from sketch_eval.leaderboard.front import NOBODY
 

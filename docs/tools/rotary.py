@@ -9,6 +9,7 @@ from board import ROTARY, Row, Tables, at, ends, kib, listed, percent, require
 APART = " scope=head"
 HALF = f"{APART} store=float16"
 FACTS = "tasks-rotary"
+WINDOW = "window scope=head store=k8v4"
 ASKED = ("needles_2048", "kv_2048", "needles_4096", "kv_4096", "passkey_4096")
 
 
@@ -98,21 +99,23 @@ def hold_facts(cells: dict[tuple[int, str], dict[str, Row]]) -> None:
     Raises:
         NotSoError: the table does not say a sentence.
     """
-    exact, sketch = cells[1024, "exact"], cells[1024, "count_min 512×4"]
+    size, sketch, few, full = "total_bytes", cells[1024, "count_min 512×4"], cells[2304, WINDOW], cells[4096, "full"]
     told = {
-        "exact counts keep code words that a window loses": [at(exact["needles_4096"], "to_window_low") > 0],
-        "the sketch is told apart from neither": [
-            ends(sketch["needles_4096"], column)[0] < 0 < ends(sketch["needles_4096"], column)[1]
-            for column in ("to_window", "to_exact")
+        "the full cache answers all": [at(full[task], "value") == 1 for task in ASKED],
+        "64 and 256 pairs answer what the newest tokens do": [
+            ends(row[task], "value")[0] < 0.28 for (cap, _), row in cells.items() if cap in (64, 256) for task in ASKED
         ],
-        "few pairs answer what the newest tokens do": [
-            ends(row[task], "value")[0] < 0.28 for (cap, _), row in cells.items() if cap < 1024 for task in ASKED
+        "no ranking is surely better than the window of as many pairs": [
+            at(row[task], "to_window_low") <= 0 for row in cells.values() for task in ASKED if row[task]["to_window"]
         ],
-        "no window is told apart from the full cache on the list": [
-            ends(row[task], "difference")[0] < 0 < ends(row[task], "difference")[1]
-            for (_, cell), row in cells.items()
-            for task in ("kv_2048", "kv_4096")
-            if cell == "window"
+        "the sketch is worse than the window on code words": [at(sketch["needles_4096"], "to_window_high") < 0],
+        "pairs in few bits answer all of a text that they hold": [
+            at(few[task], "value") == 1 for task in ("needles_2048", "kv_2048")
+        ],
+        "more than twice the pairs in about half of the bytes answer more": [
+            at(few[task], "value") > at(row[task], "value") and 0.55 * at(row[task], size) > at(few[task], size)
+            for row in (cells[1024, cell] for cell in ("window", "exact", "count_min 512×4"))
+            for task in ASKED
         ],
     }
     require(told, "docs/findings.md")
