@@ -16,7 +16,7 @@ from sketch_eval.cache import SketchCache
 from sketch_eval.centres import MOST, Centres, centred, mean_keys, text, tokens_for
 from sketch_eval.config import CacheConfig
 from sketch_eval.grid.cells import cell_name, computation
-from sketch_eval.leaderboard.runs import _size
+from sketch_eval.leaderboard.compared import size
 from sketch_eval.lm import SketchGPT2
 from sketch_eval.unbounded import FormatCache
 
@@ -165,8 +165,8 @@ def test_the_difference_is_taken_in_float32_and_rounded_once(dtype: torch.dtype)
 
 def test_a_window_in_full_numbers_is_compared_with_centred_cells_and_one_in_few_bits_is_not() -> None:
     cells = [CacheConfig(store=store, centred=centred) for store in ("float", "int4") for centred in (False, True)]
-    assert _size(cells[0]) == _size(cells[1])
-    assert _size(cells[2]) != _size(cells[3])
+    assert size(cells[0]) == size(cells[1])
+    assert size(cells[2]) != size(cells[3])
 
 
 def test_names_and_computations() -> None:
