@@ -166,7 +166,7 @@ def test_rotary_tables_that_say_the_contrary_of_a_sentence_are_refused(
 @pytest.mark.parametrize(
     ("cell", "cap", "sentence"),
     [
-        ("count_min 512×4 scope=head store=float16", "128", "each cache that is bounded in float16 is undercut"),
+        ("count_min 512×4 scope=head store=float16", "128", "each cache in float16 that ranks is undercut"),
         ("streaming aggregate scope=head store=k8v4", "288", "what the front page says to use"),
     ],
 )

@@ -143,10 +143,10 @@ def fronts(tables: Tables) -> str:
         (text.title, cell, cap)
         for text in RIVALS
         for (cell, cap), row in tables.rows[text].items()
-        if row["undercut_by"] == NOBODY and (row["kind"] == "sketch" or (row["store"] == "float16" and row["cap"]))
+        if row["undercut_by"] == NOBODY and row["cap"] and row["store"] == "float16" and row["importance"] != "recency"
     ]
     told = {
-        "each sketch and each cache that is bounded in float16 is undercut": [not spared],
+        "each cache in float16 that ranks is undercut": [not spared],
         "what the front page says to use is undercut nowhere": [
             row["undercut_by"] == NOBODY for cell in (FOLDING, EIGHTH, QUARTER) for row in _rows(tables, cell)
         ],
