@@ -103,8 +103,8 @@ def answer(tables: Tables) -> list[str]:
         f"less work (`strategy=topk`), loses {_losses(tables, QUARTER)};",
         "on a model with rotary positions, such pairs as well, the oldest one dropped: on the model of this package "
         "neither folding nor a ranking is surely better in as many bytes "
-        "([texts of 4096 tokens](docs/findings.md#texts-of-4096-tokens-and-rotary-keys)). That one is as well off without "
-        "its first four pairs, but [larger models are not](https://arxiv.org/abs/2309.17453), so keep them.",
+        "([texts of 4096 tokens](docs/findings.md#texts-of-4096-tokens-and-rotary-keys)). That one is as well off "
+        "without its first four pairs, but [larger models are not](https://arxiv.org/abs/2309.17453), so keep them.",
     ]
 
 
