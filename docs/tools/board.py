@@ -61,6 +61,12 @@ AROUND = (
     Text("the three works", "ablation-k8v4", "long_text"),
 )
 """The texts of the choices around what the front page says to use."""
+CENTRED = (
+    Text("library text", "centred", "stdlib_text"),
+    Text("WikiText-2", "centred", "wikitext"),
+    Text("the three works", "centred", "long_text"),
+)
+"""The texts of keys less their mean."""
 ROTARY = (
     Text("library text", "rivals-rotary", "long_text_4096"),
     Text("WikiText-2", "rivals-rotary", "wikitext"),
@@ -79,7 +85,7 @@ class Tables:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.rows: dict[Text, dict[tuple[str, int], Row]] = {}
-        for text in (*TEXTS, *RIVALS, PART, *AROUND, *ROTARY):
+        for text in (*TEXTS, *RIVALS, PART, *AROUND, *CENTRED, *ROTARY):
             with (results / text.folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
                 found = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == (text.task, METRIC)]
             self.rows[text] = {(row["cell"], int(row["cap"] or 0)): row for row in found}

@@ -16,6 +16,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+import centred
 import front
 import rotary
 from board import (
@@ -150,6 +151,7 @@ BLOCKS: dict[str, Callable[[Tables], str]] = {
     "every": every,
     "rivals": front.every,
     "fronts": front.fronts,
+    "centred": centred.every,
     "rotary": rotary.every,
     "facts": rotary.facts,
 }
