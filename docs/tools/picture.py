@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from board import FOLDING, OLDEST, RIVALS, SKETCH, Row, Tables, Text, at
+import numpy as np
+from board import CENTRED, FOLDING, OLDEST, RIVALS, SKETCH, Row, Tables, Text, at
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -21,6 +22,7 @@ DRAWN = {
     f"{OLDEST}{HALF}": ("#0d9488", "X", "first 4 and a window, folding"),
     f"streaming{FEW}": ("#be185d", "s", "first 4 and a window, few bits"),
     f"{OLDEST}{FEW}": ("#be185d", "X", "first 4 and a window, folding, few bits"),
+    f"{OLDEST}{FEW} centred=True": ("#be185d", "*", "the same, keys less their mean"),
     f"clairvoyant{HALF}": ("#111827", "d", "ranking that has read the text"),
     "int8": ("#4d7c0f", "P", "all pairs in fewer bits"),
     "k8v4": ("#4d7c0f", "P", "all pairs in fewer bits"),
@@ -33,7 +35,8 @@ DRAWN = {
 def _lines(tables: Tables, text: Text) -> dict[tuple[str, str, str], list[Row]]:
     """The rows of each line of a text's panel, by how it looks, those of fewest bytes first."""
     found: dict[tuple[str, str, str], list[Row]] = {}
-    for (cell, _), row in sorted(tables.rows[text].items(), key=lambda one: at(one[1], "total_bytes")):
+    cells = tables.rows[CENTRED[RIVALS.index(text)]] | tables.rows[text]
+    for (cell, _), row in sorted(cells.items(), key=lambda one: at(one[1], "total_bytes")):
         if cell in DRAWN:
             found.setdefault(DRAWN[cell], []).append(row)
     return dict(sorted(found.items(), key=lambda one: list(DRAWN.values()).index(one[0])))
@@ -60,6 +63,8 @@ def draw(tables: Tables, path: Path) -> None:
             axes.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1.2, label=label)
         axes.axhline(0, color="grey", linewidth=0.8, linestyle="--")
         axes.set_xscale("log", base=2)
+        axes.set_yscale("function", functions=(lambda y: np.sign(y) * np.abs(y) ** 0.5, lambda y: np.sign(y) * y**2))
+        axes.set_yticks([0, 1, 2, 4, 8, 16, 24])
         ticks = [256, 512, 1024, 2048, 4096]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()

@@ -99,15 +99,15 @@ def claims(tables: Tables) -> str:
     folding, counts = (_compared(tables, cell) for cell in (FOLDING, "h2o"))
     caps = listed(map(str, CAPS))
     lines = (
-        f"*Sketch or exact counts?* The largest of their paired differences over caps of {caps} is "
+        f"*Sketch or exact counts?* The largest paired difference at {caps} is "
         f"{percent(worst, 'to_exact', digits=3)}.",
         f"*Sketch or more pairs?* The first four pairs and a window of the newest, {SAME_BYTES[CAP]} in all, have the "
         f"bytes of the sketch at {CAP}. They lose {_of_texts(by_text.__getitem__)}; the sketch that drops loses "
         f"{listed(_losses(tables, SKETCH))}.",
         f"*Drop or fold?* At {CAP} pairs of which the first four stay, folding the oldest other one is better than "
-        f"dropping it by {better}. It is better beyond doubt at caps of {caps}.",
+        f"dropping it by {better}, and surely better at the other two caps as well.",
         f"*Does a ranking help the folding?* Against folding the oldest at {CAP} pairs, the sketch that folds is "
-        f"{folding}. No ranking that drops is surely better than folding the oldest at any of these caps: H2O at {CAP} "
+        f"{folding}. No ranking that drops is surely better than folding the oldest at any of these caps; H2O at {CAP} "
         f"is {counts}.",
     )
     return "\n".join(filled(f"- {line}", "  ") for line in lines)
@@ -122,7 +122,7 @@ def _compared(tables: Tables, cell: str) -> str:
         word = "better" if at(row, "to_reference") < 0 else "worse"
         by = percent(row, "to_reference", False)
         said.append(f"{word} by {by} on {text.title}" if sure else f"not told apart on {text.title} ({by})")
-    return listed(said)
+    return listed(said).replace(" and worse by ", " and by ") if said[0].startswith("worse") else listed(said)
 
 
 def _losses(tables: Tables, cell: str, cap: int = CAP) -> list[str]:
