@@ -99,8 +99,7 @@ def claims(tables: Tables) -> str:
     folding, counts = (_compared(tables, cell) for cell in (FOLDING, "h2o"))
     caps = listed(map(str, CAPS))
     lines = (
-        f"*Sketch or exact counts?* The largest paired difference at {caps} is "
-        f"{percent(worst, 'to_exact', digits=3)}.",
+        f"*Sketch or exact counts?* The largest paired difference at {caps} is {percent(worst, 'to_exact', digits=3)}.",
         f"*Sketch or more pairs?* The first four pairs and a window of the newest, {SAME_BYTES[CAP]} in all, have the "
         f"bytes of the sketch at {CAP}. They lose {_of_texts(by_text.__getitem__)}; the sketch that drops loses "
         f"{listed(_losses(tables, SKETCH))}.",
