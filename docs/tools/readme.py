@@ -106,8 +106,8 @@ def claims(tables: Tables) -> str:
         f"*Drop or fold?* At {CAP} pairs of which the first four stay, folding the oldest other one is better than "
         f"dropping it by {better}, and surely better at the other two caps as well.",
         f"*Does a ranking help the folding?* Against folding the oldest at {CAP} pairs, the sketch that folds is "
-        f"{folding}. No ranking that drops is surely better than folding the oldest at any of these caps; H2O at {CAP} "
-        f"is {counts}.",
+        f"{folding}. No ranking that drops is surely better than folding the oldest at any of these caps; H2O, each "
+        f"head for itself, is {counts} at {CAP}.",
     )
     return "\n".join(filled(f"- {line}", "  ") for line in lines)
 
