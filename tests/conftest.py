@@ -19,6 +19,7 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from filelock import FileLock
 from hub import words, write_model
 from numba.core.registry import CPUDispatcher as Dispatcher
 from transformers import (
@@ -215,9 +216,18 @@ class Silent:
 
 
 @pytest.fixture(scope="session")
-def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("config") / "mini.yaml"
-    path.write_text(GRID)
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run of the tests have in common."""
+    mine = tmp_path_factory.getbasetemp()
+    return mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+
+
+@pytest.fixture(scope="session")
+def config(together: Path) -> str:
+    path = together / "mini.yaml"
+    with FileLock(together / "config.lock"):
+        if not path.exists():
+            path.write_text(GRID)
     return str(path)
 
 
@@ -239,12 +249,18 @@ def crew(grid: Grid) -> Here:
 
 
 @pytest.fixture(scope="session")
-def finished(config: str, grid: Grid, crew: Here, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep that nothing disturbed, with its leaderboard."""
-    folder = tmp_path_factory.mktemp("finished") / "mini"
-    report = sweep(grid, folder, lambda _: crew, Silent(), command=f"sketch-eval sweep {config}")
-    assert not report.failed
-    write(folder)
+def finished(config: str, grid: Grid, together: Path, request: pytest.FixtureRequest) -> Path:
+    """A sweep that nothing disturbed, with its leaderboard; the first process that asks for it makes it for all."""
+    folder = together / "finished" / "mini"
+    with FileLock(together / "finished.lock"):
+        if not folder.exists():
+            made = together / "made" / "mini"
+            crew = request.getfixturevalue("crew")
+            report = sweep(grid, made, lambda _: crew, Silent(), command=f"sketch-eval sweep {config}")
+            assert not report.failed
+            write(made)
+            folder.parent.mkdir()
+            made.rename(folder)
     return folder
 
 

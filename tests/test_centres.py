@@ -16,7 +16,7 @@ from sketch_eval.cache import SketchCache
 from sketch_eval.centres import MOST, Centres, centred, mean_keys, text, tokens_for
 from sketch_eval.config import CacheConfig
 from sketch_eval.grid.cells import cell_name, computation
-from sketch_eval.leaderboard.runs import _size
+from sketch_eval.leaderboard.compared import size
 from sketch_eval.lm import SketchGPT2
 from sketch_eval.unbounded import FormatCache
 
@@ -145,9 +145,13 @@ def test_lm_evals_model_scores_and_generates_with_them(cap: int | None) -> None:
     assert abs(plain.gather(2, ids[..., None]).sum().item() - wanted) > 0.05
     settings = {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False}
     (answer,) = lm.generate_until([Instance("generate_until", {}, (said, settings), 0)])
-    written = lm.tok_encode(said + answer)[200:]
-    choices = logits(lm.transformer, torch.tensor([lm.tok_encode(said + answer)]), lm.cell, lm.centres).argmax(-1)[0]
-    assert written == choices[199:-1].tolist()[: len(written)]
+    kind, chosen = FormatCache if cap is None else SketchCache, ids
+    cache = kind(lm.config, lm.cell, centres=lm.centres)
+    with torch.no_grad():
+        for _ in range(12):
+            last = lm.transformer(chosen[:, cache.get_seq_length() :], past_key_values=cache).logits[:, -1:]
+            chosen = torch.cat([chosen, last.argmax(-1)], 1)
+    assert lm.tokenizer.decode(chosen[0, 200:]).partition("\n\n")[0] == answer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -161,8 +165,8 @@ def test_the_difference_is_taken_in_float32_and_rounded_once(dtype: torch.dtype)
 
 def test_a_window_in_full_numbers_is_compared_with_centred_cells_and_one_in_few_bits_is_not() -> None:
     cells = [CacheConfig(store=store, centred=centred) for store in ("float", "int4") for centred in (False, True)]
-    assert _size(cells[0]) == _size(cells[1])
-    assert _size(cells[2]) != _size(cells[3])
+    assert size(cells[0]) == size(cells[1])
+    assert size(cells[2]) != size(cells[3])
 
 
 def test_names_and_computations() -> None:

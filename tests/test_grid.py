@@ -112,7 +112,7 @@ def test_the_full_cache_is_one_cell_however_often_it_is_named(tmp_path: Path) ->
 
 
 def test_names_tell_cells_apart() -> None:
-    cells = [cell for config in ("seed-144", "ablation", "controls", "scope") for cell in read(config).expand()]
+    cells = [cell for config in ("seed-144", "ablation", "rivals", "scope") for cell in read(config).expand()]
     seen: dict[tuple[int | None, str], CacheConfig] = {}
     for cell in (cell.model_copy(update={"seed": 0}) for cell in cells):
         twin = seen.setdefault((cell.max_cache_size, cell_name(cell)), cell)

@@ -20,7 +20,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from sketch_eval.errors import UsageError
 from sketch_eval.formats import BITS
-from sketch_eval.leaderboard import page, plots, tables, views
+from sketch_eval.leaderboard import looks, page, plots, tables, views
 from sketch_eval.leaderboard.answer import answer
 from sketch_eval.leaderboard.points import by_bytes, by_cap, by_total
 from sketch_eval.leaderboard.row import Row, frame
@@ -269,15 +269,15 @@ def test_the_answer_names_the_best_that_can_be_had_the_window_and_the_best_sketc
 
 
 def test_each_method_has_one_colour_and_marker_whatever_table_it_is_in() -> None:
-    heads = [head for head in plots.COLOURS if head not in BITS]
+    heads = [head for head in looks.COLOURS if head not in BITS]
     names = [" ".join([head, *fate]) for head in heads for fate in ([], ["aggregate"], ["aggregate_values"])] + [*BITS]
-    assert len({plots.look(name) for name in names}) == len(names)
+    assert len({looks.look(name) for name in names}) == len(names)
     for cell in ("count_min 128×2 topk32 decay=0.9", "count_min 9×9 recent=0.5", "count_min 1×1 scope=head"):
         assert views.method(cell) == "count_min"
     assert views.method("exact aggregate store=int4") == "exact aggregate int4"
-    assert plots.look("exact int4")[0] == plots.look("exact")[0]
-    assert plots.look("exact int4") != plots.look("exact")
-    assert all(plots.look(name)[0].startswith("#") for name in POLICIES)  # Those without their own have a spare one.
+    assert looks.look("exact int4")[0] == looks.look("exact")[0]
+    assert looks.look("exact int4") != looks.look("exact")
+    assert all(looks.look(name)[0].startswith("#") for name in POLICIES)  # Those without their own have a spare one.
 
 
 def test_a_plot_is_drawn_only_of_what_there_is_data_for() -> None:

@@ -65,8 +65,9 @@ def test_every_task_runs_and_is_answered_with_the_full_cache(full: dict[str, Any
 
 def test_a_window_loses_what_lies_beyond_it(manager: TaskManager) -> None:
     tasks = ["kv_512", "induction_256", "long_text", "repeat"]
-    lm, results = evaluate(manager, tasks, 2, max_cache_size=64, importance="recency", sinks=0)
-    assert results["results"]["kv_512"]["acc_depth_0,none"] == 0.0
+    lm, results = evaluate(manager, tasks, 4, max_cache_size=64, importance="recency", sinks=0)
+    depths = [results["results"]["kv_512"][f"acc_depth_{depth},none"] for depth in (0, 25, 50, 75)]
+    assert sum(depths) <= 1  # A guess is right now and then.
     assert results["results"]["induction_256"]["token_perplexity,none"] > 10
     counted: dict[str, Any] = lm.counts.as_dict()
     counts = counted["tasks"]

@@ -10,9 +10,9 @@ from pathlib import Path
 METRIC = "byte_perplexity"
 CAP, CAPS = 128, (64, 128, 256)
 SKETCH, FOLDING = "count_min 512×4", "count_min 512×4 aggregate"
-EXACT, OLDEST = "exact", "window aggregate"
+EXACT, OLDEST = "exact", "streaming aggregate"
 SAME_BYTES = {64: 68, 128: 132, 256: 260}
-"""Pairs of the window that has the bytes of the sketch at a cap."""
+"""Pairs of the cache without a sketch that has the bytes of the sketch at a cap."""
 
 Row = dict[str, str]
 """A row of leaderboard.csv: what each column says."""
@@ -56,11 +56,17 @@ RIVALS = (
 PART = Text("ten documents of WikiText-2", "rivals", "wikitext")
 """What all cells of `rivals` were scored on, and not those of the answer alone."""
 AROUND = (
-    Text("library text", "ablation-int4", "stdlib_text"),
-    Text("twenty documents of WikiText-2", "ablation-int4", "wikitext"),
-    Text("the three works", "ablation-int4", "long_text"),
+    Text("library text", "ablation-k8v4", "stdlib_text"),
+    Text("twenty documents of WikiText-2", "ablation-k8v4", "wikitext"),
+    Text("the three works", "ablation-k8v4", "long_text"),
 )
 """The texts of the choices around what the front page says to use."""
+CENTRED = (
+    Text("library text", "centred", "stdlib_text"),
+    Text("WikiText-2", "centred", "wikitext"),
+    Text("the three works", "centred", "long_text"),
+)
+"""The texts of keys less their mean."""
 ROTARY = (
     Text("library text", "rivals-rotary", "long_text_4096"),
     Text("WikiText-2", "rivals-rotary", "wikitext"),
@@ -79,7 +85,7 @@ class Tables:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.rows: dict[Text, dict[tuple[str, int], Row]] = {}
-        for text in (*TEXTS, *RIVALS, PART, *AROUND, *ROTARY):
+        for text in (*TEXTS, *RIVALS, PART, *AROUND, *CENTRED, *ROTARY):
             with (results / text.folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
                 found = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == (text.task, METRIC)]
             self.rows[text] = {(row["cell"], int(row["cap"] or 0)): row for row in found}

@@ -10,9 +10,16 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 
 SHOWN = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "docs/**/*", "tasks/*.md"),
-    *("benchmarks/*.md", "benchmarks/*.json", "results/README.md", "results/*/leaderboard.md"),
+    *(
+        "benchmarks/*.md",
+        "benchmarks/*.json",
+        "results/README.md",
+        "results/*/leaderboard.md",
+        "results/*/diagnosis.md",
+    ),
     *(
         "results/*/leaderboard.csv",
+        "results/*/diagnosis.csv",
         "results/*/*.png",
         "sketch_eval/bundled/MODEL_CARD.md",
         "sketch_eval/bundled/rotary/MODEL_CARD.md",

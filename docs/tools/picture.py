@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from board import FOLDING, OLDEST, RIVALS, SKETCH, Row, Tables, Text, at
+import numpy as np
+from board import CENTRED, FOLDING, OLDEST, RIVALS, SKETCH, Row, Tables, Text, at
 from matplotlib.figure import Figure
 from PIL import Image
 
 APART = " scope=head"
 HALF = f"{APART} store=float16"
+FEW = f"{APART} store=k8v4"
 DRAWN = {
     f"window{HALF}": ("#6b7280", "s", "window"),
+    f"streaming{HALF}": ("#a16207", "s", "first 4 pairs and a window"),
     "h2o store=float16": ("#7c3aed", "v", "exact counts (H2O)"),
     f"{SKETCH}{HALF}": ("#1d4ed8", "o", "sketch"),
     f"{FOLDING}{HALF}": ("#ea580c", "o", "sketch, folding"),
-    f"{OLDEST}{HALF}": ("#0d9488", "X", "window, folding"),
-    f"window{APART} store=int4": ("#be185d", "s", "window in 4 bits"),
-    f"window aggregate{APART} store=int4": ("#be185d", "X", "window in 4 bits, folding"),
+    f"{OLDEST}{HALF}": ("#0d9488", "X", "first 4 and a window, folding"),
+    f"streaming{FEW}": ("#be185d", "s", "first 4 and a window, few bits"),
+    f"{OLDEST}{FEW}": ("#be185d", "X", "first 4 and a window, folding, few bits"),
+    f"{OLDEST}{FEW} centred=True": ("#be185d", "*", "the same, keys less their mean"),
     f"clairvoyant{HALF}": ("#111827", "d", "ranking that has read the text"),
-    "int8": ("#a16207", "P", "all pairs in 8, 4 and 3 bits"),
-    "int4": ("#a16207", "P", "all pairs in 8, 4 and 3 bits"),
-    "int3": ("#a16207", "P", "all pairs in 8, 4 and 3 bits"),
+    "int8": ("#4d7c0f", "P", "all pairs in fewer bits"),
+    "k8v4": ("#4d7c0f", "P", "all pairs in fewer bits"),
+    "int4": ("#4d7c0f", "P", "all pairs in fewer bits"),
     "float16": ("black", "o", "all pairs"),
 }
 """The picture's cells, where the tables have them: colour, marker and what they are called."""
@@ -31,7 +35,8 @@ DRAWN = {
 def _lines(tables: Tables, text: Text) -> dict[tuple[str, str, str], list[Row]]:
     """The rows of each line of a text's panel, by how it looks, those of fewest bytes first."""
     found: dict[tuple[str, str, str], list[Row]] = {}
-    for (cell, _), row in sorted(tables.rows[text].items(), key=lambda one: at(one[1], "total_bytes")):
+    cells = tables.rows[CENTRED[RIVALS.index(text)]] | tables.rows[text]
+    for (cell, _), row in sorted(cells.items(), key=lambda one: at(one[1], "total_bytes")):
         if cell in DRAWN:
             found.setdefault(DRAWN[cell], []).append(row)
     return dict(sorted(found.items(), key=lambda one: list(DRAWN.values()).index(one[0])))
@@ -58,6 +63,8 @@ def draw(tables: Tables, path: Path) -> None:
             axes.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1.2, label=label)
         axes.axhline(0, color="grey", linewidth=0.8, linestyle="--")
         axes.set_xscale("log", base=2)
+        axes.set_yscale("function", functions=(lambda y: np.sign(y) * np.abs(y) ** 0.5, lambda y: np.sign(y) * y**2))
+        axes.set_yticks([0, 1, 2, 4, 8, 16, 24])
         ticks = [256, 512, 1024, 2048, 4096]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()

@@ -16,6 +16,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+import centred
 import front
 import rotary
 from board import (
@@ -75,7 +76,9 @@ def hold(tables: Tables) -> None:
         "a sketch ranks as exact counts do": [max(abs(end) for end in ends(row, "to_exact")) < 0.1 for row in near],
         "exact counts need fewer bytes": [at(one, "sketch_bytes") < at(two, "sketch_bytes") for one, two in pairs],
         "no ranking that drops beats folding the oldest pair": [at(row, "to_reference_high") > 0 for row in dropping],
-        "folding is better than dropping": [at(row, "to_window_high") < 0 for row in tables.each(OLDEST, "to_window")],
+        "folding is better than dropping": [
+            at(row, "to_reference_low") > 0 for row in tables.each("streaming", "to_reference")
+        ],
     }
     require(told, "docs/tools/readme.py")
 
@@ -91,20 +94,20 @@ def claims(tables: Tables) -> str:
     hold(tables)
     near = [row for cell in (SKETCH, FOLDING) for row in tables.each(cell, "to_exact")]
     worst = max(near, key=lambda row: abs(at(row, "to_exact")))
-    by_text = dict(zip(TEXTS, _losses(tables, "window", SAME_BYTES[CAP]), strict=True))
-    better = _of_texts(lambda text: percent(tables.row(text, OLDEST, CAP), "to_window", False))
+    by_text = dict(zip(TEXTS, _losses(tables, "streaming", SAME_BYTES[CAP]), strict=True))
+    better = _of_texts(lambda text: percent(tables.row(text, "streaming", CAP), "to_reference", False))
     folding, counts = (_compared(tables, cell) for cell in (FOLDING, "h2o"))
     caps = listed(map(str, CAPS))
     lines = (
-        f"*Sketch or exact counts?* The largest of their paired differences over caps of {caps} is "
-        f"{percent(worst, 'to_exact', digits=3)}.",
-        f"*Sketch or more pairs?* A window of {SAME_BYTES[CAP]} pairs has the bytes of the sketch at {CAP}. It loses "
-        f"{_of_texts(by_text.__getitem__)}; the sketch that drops loses {listed(_losses(tables, SKETCH))}.",
-        f"*Drop or fold?* At {CAP} pairs, folding the oldest is better than dropping it by {better}. It is better "
-        f"beyond doubt at caps of {caps}.",
+        f"*Sketch or exact counts?* The largest paired difference at {caps} is {percent(worst, 'to_exact', digits=3)}.",
+        f"*Sketch or more pairs?* The first four pairs and a window of the newest, {SAME_BYTES[CAP]} in all, have the "
+        f"bytes of the sketch at {CAP}. They lose {_of_texts(by_text.__getitem__)}; the sketch that drops loses "
+        f"{listed(_losses(tables, SKETCH))}.",
+        f"*Drop or fold?* At {CAP} pairs of which the first four stay, folding the oldest other one is better than "
+        f"dropping it by {better}, and surely better at the other two caps as well.",
         f"*Does a ranking help the folding?* Against folding the oldest at {CAP} pairs, the sketch that folds is "
-        f"{folding}. No ranking that drops is surely better than folding the oldest at any of these caps: H2O at {CAP} "
-        f"is {counts}.",
+        f"{folding}. No ranking that drops is surely better than folding the oldest at any of these caps; H2O, each "
+        f"head for itself, is {counts} at {CAP}.",
     )
     return "\n".join(filled(f"- {line}", "  ") for line in lines)
 
@@ -118,7 +121,7 @@ def _compared(tables: Tables, cell: str) -> str:
         word = "better" if at(row, "to_reference") < 0 else "worse"
         by = percent(row, "to_reference", False)
         said.append(f"{word} by {by} on {text.title}" if sure else f"not told apart on {text.title} ({by})")
-    return listed(said)
+    return listed(said).replace(" and worse by ", " and by ") if said[0].startswith("worse") else listed(said)
 
 
 def _losses(tables: Tables, cell: str, cap: int = CAP) -> list[str]:
@@ -131,7 +134,7 @@ def every(tables: Tables) -> str:
     heads = [f"[{text.title}](../results/{text.folder}/leaderboard.md)" for text in TEXTS]
     lines = [f"| cap | cell | {' | '.join(heads)} | total KiB |", "| ---: | --- | --- | --- | ---: |"]
     for cap in CAPS:
-        for cell, size in [*((cell, cap) for cell in CELLS), ("window", SAME_BYTES[cap])]:
+        for cell, size in [*((cell, cap) for cell in CELLS), ("streaming", SAME_BYTES[cap])]:
             rows = [tables.rows[text].get((cell, size)) for text in TEXTS]
             found = [row for row in rows if row is not None]
             if found:
@@ -147,6 +150,7 @@ BLOCKS: dict[str, Callable[[Tables], str]] = {
     "every": every,
     "rivals": front.every,
     "fronts": front.fronts,
+    "centred": centred.every,
     "rotary": rotary.every,
     "facts": rotary.facts,
 }

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
-Config = Annotated[str, typer.Argument(help="a grid's YAML file, or a shipped one by name: demo, seed-144, controls …")]
+Config = Annotated[str, typer.Argument(help="a grid's YAML file, or a shipped one by name: demo, seed-144, rivals …")]
 Output = Annotated[Path | None, typer.Option(help="folder of the runs; default: runs/ and the config's name")]
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
 MOST_CELLS, MOST_TASKS = 40, 6

@@ -31,6 +31,8 @@ def cell_columns(cell: CacheConfig) -> dict[str, Any]:
     return shown | words | numbers | {
         "topk": NONE if cell.topk is None else float(cell.topk),
         "store": cell.store,
+        "store_group": float(cell.store_group) if cell.quantised else NONE,
+        "centred": str(cell.centred),
         "cap": NONE if cell.max_cache_size is None else float(cell.max_cache_size),
     }  # fmt: skip
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from functools import cache
-from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from sketch_eval.leaderboard.answer import answer
 from sketch_eval.leaderboard.front import NOBODY
 from sketch_eval.leaderboard.numbers import brief, change, more, percent, scored, short, size, way, whole
 from sketch_eval.leaderboard.row import or_null
+from sketch_eval.leaderboard.source import commit_address, repository
 from sketch_eval.leaderboard.views import Subject
 from sketch_eval.sweep.store import write_file
 
@@ -59,7 +58,7 @@ OF_CELL = [
     Column("kv_bytes", "KV KiB"),
     Column("sketch_bytes", "sketch KiB"),
     Column("width", "width"), Column("depth", "depth"), Column("topk", "topk"),
-    *(Column(key, key, False) for key in "importance strategy scope item normalize sinks recent store".split()),
+    *(Column(key, key, False) for key in "importance strategy scope item normalize sinks recent store centred".split()),
     Column("decay", "decay"),
 ]  # fmt: skip
 """What is the same for all subjects."""
@@ -89,7 +88,7 @@ def page(rows: pd.DataFrame, about: dict[str, Any]) -> str:
     first = views.opening(found)
     table = views.cells(rows, first)
     cap = views.opening_cap(rows, table)
-    repository = _repository()
+    address = repository()
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -98,11 +97,11 @@ def page(rows: pd.DataFrame, about: dict[str, Any]) -> str:
         about=about,
         answer=said.split("`"),
         trust=trust.split("`"),
-        commit=_commit(about, repository),
+        commit=commit_address(about, address),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         data=Markup(_json(data(rows, about, found))),
         js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
-        repository=repository,
+        repository=address,
         vega=Markup(_vega()),
     )
 
@@ -287,24 +286,6 @@ def _commands(rows: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
 
 def _key(cell: str, cap: float) -> str:
     return f"{cell} cap {cap}"
-
-
-def _repository() -> str:
-    """Where the code is: as the package says, or GitHub's workflow; empty where neither knows."""
-    try:
-        links = dict(line.split(", ", 1) for line in metadata("sketch_eval").get_all("Project-URL") or [])
-    except PackageNotFoundError:
-        links = {}
-    known = next((links[name] for name in ("Repository", "Source", "Homepage") if name in links), "")
-    if not known and os.environ.get("GITHUB_REPOSITORY"):
-        known = f"{os.environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{os.environ['GITHUB_REPOSITORY']}"
-    return known if known.startswith("https://") else ""
-
-
-def _commit(about: dict[str, Any], repository: str) -> str:
-    """The address of the commit that the table was made at; empty where it is not known."""
-    commit = str(about.get("commit") or "")
-    return f"{repository}/commit/{commit}" if repository and commit.isalnum() else ""
 
 
 def _round(value: Any) -> Any:

@@ -23,7 +23,8 @@ class Row:
         cell: the cell without its cap, e.g. `count_min 512×4 topk32`, or a control's name; `full` is the baseline.
         kind: `full`, `control` (of the ladder of docs/design.md §4) or `sketch`.
         importance, scope, strategy, topk, cap, width, depth, item, decay, conservative, normalize, sinks, recent,
-            store: the cell; NaN or empty where it has no such thing (a control has no width, the full cache no cap).
+            store, store_group, centred: the cell; NaN or empty where it has no such thing (a control has no width, the
+            full cache no cap, pairs in full numbers no groups).
         seeds: hash seeds that the row is the mean of, e.g. `0 1 2`.
         task: lm-eval's name of the task.
         metric: lm-eval's name of the metric.
@@ -76,7 +77,9 @@ class Row:
     normalize: str
     sinks: str
     recent: str
-    store: str = "float"  # As in all tables that were made before there was another.
+    store: str = "float"  # These three as in all tables that were made before there was another.
+    store_group: float = math.nan
+    centred: str = "False"
     seeds: str
     task: str
     metric: str

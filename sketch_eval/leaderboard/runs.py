@@ -12,15 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sketch_eval.config import CONTROLS, CacheConfig
+from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.evaluate.work import Job, identity, spell
 from sketch_eval.grid.cells import FULL, computation, depends_on
 from sketch_eval.grid.grid import Block, Grid, Task
 from sketch_eval.leaderboard.columns import (
-    CEILING,
     NONE,
-    OTHERS,
     bound_share,
     byte_columns,
     cell_columns,
@@ -28,6 +26,7 @@ from sketch_eval.leaderboard.columns import (
     other_columns,
     score_columns,
 )
+from sketch_eval.leaderboard.compared import Compared
 from sketch_eval.leaderboard.front import Entry, undercut
 from sketch_eval.leaderboard.row import Row
 from sketch_eval.leaderboard.tables import NOTES
@@ -69,6 +68,7 @@ class Sweep:
                 "that `sketch-eval sweep` wrote"
             ) from error
         self._records: dict[Job, dict[str, Any] | None] = {}
+        self._compared = Compared(self.grid)
 
     @cached_property
     def failures(self) -> dict[str, str]:
@@ -199,33 +199,10 @@ class Sweep:
             )
             yield row, score
 
-    @cached_property
-    def _windows(self) -> dict[tuple[Any, ...], CacheConfig]:
-        """By cap and store, the grid's `window`, whatever it says of what decides nothing there."""
-        wanted = {"strategy": "topk", "topk": None, **CONTROLS["window"]}
-        cells = [cell for cell in self.grid.expand() if wanted.items() <= cell.model_dump().items()]
-        return {_size(cell): computation(cell) for cell in cells}
-
-    @cached_property
-    def _ceilings(self) -> dict[tuple[Any, ...], CacheConfig]:
-        """By cap, store and scope, the grid's `clairvoyant`."""
-        wanted = {"strategy": "topk", "topk": None, "normalize": "none", **CONTROLS["clairvoyant"]}
-        cells = [cell for cell in self.grid.expand() if wanted.items() <= cell.model_dump().items()]
-        return {(*_size(cell), cell.scope): computation(cell) for cell in cells}
-
     def _others(self, cell: CacheConfig, task: str) -> dict[str, list[dict[str, Any]]]:
-        """The records, one a seed, of what a cell is compared with: those that are on disk and bound something.
-
-        The `window` of its cap and store, the clairvoyant of these and its scope, the cell itself with `exact` scores,
-        and the grid's reference at its cap.
-        """
-        exact = cell.model_copy(update={"conservative": False, **CONTROLS["exact"]})
-        ceiling = self._ceilings.get((*_size(cell), cell.scope))
-        cells = (self._windows.get(_size(cell)), exact, self.grid.reference_of(cell), ceiling)
+        """The records, one a seed, of what a cell is compared with: those that are on disk and bound something."""
         found = {}
-        for which, other in zip((*OTHERS, CEILING), cells, strict=True):
-            if other is None or computation(other) == computation(cell):
-                continue
+        for which, other in self._compared.of(cell).items():
             jobs = dict.fromkeys(Job(computation(one), task) for one in seeded(self.grid, other))
             records = [record for job in jobs if (record := self.record(job)) is not None]
             if len(records) == len(jobs) and any(record["counts"]["binding_requests"] for record in records):
@@ -319,9 +296,3 @@ class Sweep:
             f"--{option} {shlex.quote(str(value))}" for option, value in options.items() if value is not None
         )
         return f"lm_eval run --model sketch_hf --model_args {shlex.quote(spell(model, cell))} --tasks {task} {given}"
-
-
-def _size(cell: CacheConfig) -> tuple[int | None, str, int, bool]:
-    """What cells are compared at: the cap, and how pairs are kept; full numbers are alike, centred or not."""
-    same = computation(cell)
-    return cell.max_cache_size, cell.store, same.store_group, same.centred and cell.store != "float"

@@ -27,7 +27,7 @@ NOTES = (
     "are averaged by document, so a perplexity is their geometric mean; the interval is over documents alone, the "
     "spread between the seeds.",
     "A request that a cell's cap does not bind has the full cache's own answer, and is not asked again. A plain run "
-    "of `lm_eval` asks the bounded cache, whose arithmetic differs from it in the seventh digit.",
+    "of `lm_eval` asks the bounded cache, whose arithmetic rounds otherwise.",
     "Documents longer than the model's positions are scored in lm-eval's disjoint windows, each with an empty cache at "
     "its start; the last is filled up with text before it, which is read and not scored again.",
     "Bytes are one sequence's cache, all layers, counted from the tensors; those of the sketch are its table, or the "
