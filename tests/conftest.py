@@ -216,10 +216,10 @@ class Silent:
 
 
 @pytest.fixture(scope="session")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def together(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A folder that all processes of this run of the tests have in common."""
     mine = tmp_path_factory.getbasetemp()
-    return mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    return mine.parent if hasattr(request.config, "workerinput") else mine
 
 
 @pytest.fixture(scope="session")
@@ -259,7 +259,7 @@ def finished(config: str, grid: Grid, together: Path, request: pytest.FixtureReq
             report = sweep(grid, made, lambda _: crew, Silent(), command=f"sketch-eval sweep {config}")
             assert not report.failed
             write(made)
-            folder.parent.mkdir()
+            folder.parent.mkdir(exist_ok=True)
             made.rename(folder)
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sketch_eval.cache import SketchCache
 from sketch_eval.centres import MOST, Centres, centred, mean_keys, text, tokens_for
 from sketch_eval.config import CacheConfig
 from sketch_eval.grid.cells import cell_name, computation
+from sketch_eval.leaderboard.columns import cell_columns
 from sketch_eval.leaderboard.compared import size
 from sketch_eval.lm import SketchGPT2
 from sketch_eval.unbounded import FormatCache
@@ -161,6 +163,14 @@ def test_the_difference_is_taken_in_float32_and_rounded_once(dtype: torch.dtype)
     less = centred(keys, centre)
     assert less.dtype == dtype
     assert torch.equal(less, (keys.double() - centre.double()).float().to(dtype))
+
+
+def test_a_table_says_how_pairs_are_kept() -> None:
+    few = cell_columns(CacheConfig(store="int4", store_group=16, centred=True))
+    assert (few["store"], few["store_group"], few["centred"]) == ("int4", 16.0, "True")
+    plain = cell_columns(CacheConfig(store_group=16))
+    assert (plain["store"], plain["centred"]) == ("float", "False")
+    assert math.isnan(plain["store_group"])
 
 
 def test_a_window_in_full_numbers_is_compared_with_centred_cells_and_one_in_few_bits_is_not() -> None:

@@ -485,7 +485,7 @@ def test_torchs_default_dtype_decides_nothing(
     ids=str,
 )
 def test_the_bundled_models_follow_the_oracle_on_real_text(name: str, fate: dict[str, Any]) -> None:
-    """To within what float32 makes of the untouched model's own logits, which is up to 2e-3 of the GPT-2's."""
+    """To within twice what float32 makes of the untouched model's own logits, for both sides are so rounded."""
     model = AutoModelForCausalLM.from_pretrained(bundled.path(name), dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(bundled.path(name))
     tokens = torch.tensor(
@@ -495,7 +495,7 @@ def test_the_bundled_models_follow_the_oracle_on_real_text(name: str, fate: dict
         rounding = (copy.deepcopy(model).double()(tokens).logits - model(tokens).logits).abs().max().item()
     enable(model)
     cell = CacheConfig(max_cache_size=24, width=32, depth=3, recent=0.5, item="token", **fate)
-    compared, there = assert_follows_oracle(model, cell, tokens, torch.ones_like(tokens), max(1e-4, rounding))
+    compared, there = assert_follows_oracle(model, cell, tokens, torch.ones_like(tokens), max(1e-4, 2 * rounding))
     assert compared >= 0.7 * there
 
 

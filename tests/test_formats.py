@@ -247,8 +247,8 @@ def test_over_the_layers_decode_and_scan_differ_by_single_codes(name: str) -> No
     for store in ("int8", "k8v4", "int4"):
         scanned, decoded = logits(store, 150), logits(store, 1)
         off, quantised = ((one - scanned).abs().amax(2)[0] for one in (decoded, full))
-        assert off.max() < quantised.max() / 4
-        assert off.median() < quantised.median() / 10
+        assert off.max() < quantised.max() / 3
+        assert off.median() < quantised.median() / 7
 
 
 def test_a_full_cache_with_fewer_bits_takes_tokens_back_and_a_bounded_one_names_it() -> None:

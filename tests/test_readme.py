@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import centred
 import front
 import pytest
 import readme
@@ -128,7 +129,6 @@ def test_a_table_that_says_another_number_makes_another_page(changed: Callable[.
         ("h2o store=k8v4", "288", "to_reference_low", "-0.1", "surely better than every ranking"),
         ("streaming scope=head store=k8v4", "288", "to_reference_low", "-0.1", "surely better than every ranking"),
         ("streaming aggregate scope=head store=k8v4", "288", "kv_bytes", "600000", "loses less than 5%"),
-        ("streaming scope=head store=k8v4", "576", "to_reference_high", "0.3", "to drop costs at most a fifth"),
         (
             "streaming aggregate scope=head store=k8v4 centred=True",
             "288",
@@ -158,6 +158,8 @@ def test_tables_that_say_the_contrary_of_a_sentence_are_refused(
         ("window scope=head store=int4", "1536", "difference_low", "0.1", "4 bits throughout are worse"),
         ("window scope=head store=int8", "896", "difference", "9", "about half of what an eighth"),
         ("clairvoyant scope=head store=float16", "512", "difference", "-0.1", "lose more than the window"),
+        ("window scope=head store=k8v4", "1152", "difference", "0.2", "8 bits throughout are better"),
+        ("streaming scope=head store=float16", "512", "difference", "9", "the first four pairs makes no difference"),
         ("window scope=head store=float16", "512", "to_reference_low", "0.1", "nowhere surely better"),
         ("window scope=head store=k8v4", "1152", "to_reference_high", "0.1", "nowhere else"),
         ("window aggregate_turned scope=head store=float16", "512", "to_reference_high", "0.1", "turning helps"),
@@ -170,6 +172,22 @@ def test_rotary_tables_that_say_the_contrary_of_a_sentence_are_refused(
 ) -> None:
     with pytest.raises(NotSoError, match=sentence):
         rotary.every(changed(cell, column, cap, value))
+
+
+@pytest.mark.parametrize(
+    ("cell", "cap", "column", "value", "sentence"),
+    [
+        (centred.FOUR, "384", "to_reference_high", "0.1", "less their mean are better in each bounded cache"),
+        ("int4 centred=True", "", "difference", "4", "all pairs in 4 bits lose"),
+        (centred.FOUR, "384", "undercut_by", "0123456789", "nothing undercuts 384 pairs"),
+        ("h2o store=int4 centred=True", "384", "undercut_by", "none", "folding is better than counts"),
+    ],
+)
+def test_tables_of_keys_less_their_mean_that_say_the_contrary_are_refused(
+    changed: Callable[..., Tables], cell: str, cap: str, column: str, value: str, sentence: str
+) -> None:
+    with pytest.raises(NotSoError, match=sentence):
+        centred.every(changed(cell, column, cap, value))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +231,7 @@ def test_tables_without_a_cell_are_refused_by_its_name(changed: Callable[..., Ta
         front.table(changed("h2o store=float16", "cell", "128", "another"))
 
 
-TRIPLE = re.compile(r"([+-]?\d+(?:\.\d+)?)%?\s+\[([+-]?\d+(?:\.\d+)?),\s+([+-]?\d+(?:\.\d+)?)\]")
+TRIPLE = re.compile(r"([+-]?\d+(?:\.\d+)?)(%?)\s+\[([+-]?\d+(?:\.\d+)?),\s+([+-]?\d+(?:\.\d+)?)\]")
 
 
 def test_every_interval_that_is_told_in_words_stands_in_a_table() -> None:
@@ -222,22 +240,25 @@ def test_every_interval_that_is_told_in_words_stands_in_a_table() -> None:
     page = BLOCK.sub("", (ROOT / "docs" / "findings.md").read_text(encoding="utf-8"))
     missing, found = [], 0
     for section in page.split("\n## "):
-        known: list[list[float]] = []
+        known: dict[str, list[list[float]]] = {"": [], "%": []}
         for folder in {"tasks", "tasks-real", *re.findall(r"results/([\w-]+)/leaderboard", section)}:
             with (ROOT / "results" / folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
-                    for column in ("value", "difference", "to_window", "to_exact", "to_reference", "undercut"):
-                        if row[f"{column}_low"]:
-                            known.append([float(row[column + end]) for end in ("", "_low", "_high")])
-                            if column == "difference":
-                                known.append([1 + number / 100 for number in known[-1]])
-                    if row["way_low"]:
-                        known.append([100 * float(row[f"way{end}"]) for end in ("", "_low", "_high")])
-        known += [[-value, -high, -low] for value, low, high in known]
+                    for column in ("value", "difference", "to_window", "to_exact", "to_reference", "undercut", "way"):
+                        if not row[f"{column}_low"]:
+                            continue
+                        ends = [float(row[column + end]) for end in ("", "_low", "_high")]
+                        if column == "way":
+                            ends = [100 * number for number in ends]
+                        known["" if column == "value" else "%"].append(ends)
+                        if column == "difference":
+                            known[""].append([1 + number / 100 for number in ends])
+        known["%"] += [[-value, -high, -low] for value, low, high in known["%"]]
         for told in TRIPLE.finditer(section):
             found += 1
-            off = [(float(one), 0.5 * 10.0 ** -len(one.partition(".")[2]) + 1e-9) for one in told.groups()]
-            if not any(all(abs(a - b) <= e for a, (b, e) in zip(row, off, strict=True)) for row in known):
+            value, unit, low, high = told.groups()
+            off = [(float(one), 0.5 * 10.0 ** -len(one.partition(".")[2]) + 1e-9) for one in (value, low, high)]
+            if not any(all(abs(a - b) <= e for a, (b, e) in zip(row, off, strict=True)) for row in known[unit]):
                 missing.append(told[0])
     assert found > 40
     assert missing == []
@@ -257,7 +278,7 @@ def test_the_shares_of_tokens_that_meet_no_bound_are_those_of_the_text() -> None
             read = len(context) + len(scored) - 1
             places += range(read - len(scored), read)
     said = re.search(
-        r"in the library text (a tenth) of all tokens at (128) pairs, (a fifth) at (288)\sand (almost half) at (576)",
+        r"in the library text (a tenth) of all tokens at (128) pairs, (a fifth) at (288) and (almost half) at (576)",
         PAGE,
     )
     assert said
