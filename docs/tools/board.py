@@ -46,6 +46,10 @@ class Text:
     task: str
 
 
+APART = " scope=head"
+HALF, FEW = f"{APART} store=float16", f"{APART} store=k8v4"
+"""What a cell's name ends in where each head chooses for itself, and pairs are kept in float16 or in few bits."""
+
 TEXTS = (Text("library text", "tasks", "stdlib_text"), Text("WikiText-2", "tasks-real", "wikitext"))
 RIVALS = (
     Text("library text", "rivals", "stdlib_text"),
@@ -55,12 +59,6 @@ RIVALS = (
 """The texts of the front page."""
 PART = Text("ten documents of WikiText-2", "rivals", "wikitext")
 """What all cells of `rivals` were scored on, and not those of the answer alone."""
-AROUND = (
-    Text("library text", "ablation-k8v4", "stdlib_text"),
-    Text("twenty documents of WikiText-2", "ablation-k8v4", "wikitext"),
-    Text("the three works", "ablation-k8v4", "long_text"),
-)
-"""The texts of the choices around what the front page says to use."""
 CENTRED = (
     Text("library text", "centred", "stdlib_text"),
     Text("WikiText-2", "centred", "wikitext"),
@@ -85,7 +83,7 @@ class Tables:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.rows: dict[Text, dict[tuple[str, int], Row]] = {}
-        for text in (*TEXTS, *RIVALS, PART, *AROUND, *CENTRED, *ROTARY):
+        for text in (*TEXTS, *RIVALS, PART, *CENTRED, *ROTARY):
             with (results / text.folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
                 found = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == (text.task, METRIC)]
             self.rows[text] = {(row["cell"], int(row["cap"] or 0)): row for row in found}

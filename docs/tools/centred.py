@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from board import CENTRED, Row, Tables, at, ends, kib, percent, require
+from board import APART, CENTRED, Row, Tables, at, ends, kib, percent, require
 
 from sketch_eval.leaderboard.front import NOBODY
 
-APART = " scope=head"
 FOLDED = f"streaming aggregate{APART}"
 FOUR, EIGHT = f"{FOLDED} store=int4 centred=True", f"{FOLDED} store=k8v4 centred=True"
 

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from board import CENTRED, PART, RIVALS, ROTARY, SKETCH, Row, Tables, Text, at, ends, kib, percent, require
+from board import (
+    APART,
+    CENTRED,
+    FEW,
+    HALF,
+    PART,
+    RIVALS,
+    ROTARY,
+    SKETCH,
+    Row,
+    Tables,
+    Text,
+    at,
+    ends,
+    kib,
+    percent,
+    require,
+)
 from board import FOLDING as FOLDING_SKETCH
 
 from sketch_eval.leaderboard.front import NOBODY
 
-APART = " scope=head"
-HALF, FEW = f"{APART} store=float16", f"{APART} store=k8v4"
 FOLDING, EIGHTH = (f"streaming aggregate{FEW}", 288), (f"streaming{FEW}", 288)
 FOLDED, QUARTER = (f"streaming aggregate{FEW}", 576), (f"streaming{FEW}", 576)
 BEST, BEST_QUARTER = ((f"streaming aggregate{FEW} centred=True", cap) for cap in (288, 576))

@@ -6,13 +6,10 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from board import CENTRED, FOLDING, OLDEST, RIVALS, SKETCH, Row, Tables, Text, at
+from board import CENTRED, FEW, FOLDING, HALF, OLDEST, RIVALS, SKETCH, Row, Tables, Text, at
 from matplotlib.figure import Figure
 from PIL import Image
 
-APART = " scope=head"
-HALF = f"{APART} store=float16"
-FEW = f"{APART} store=k8v4"
 DRAWN = {
     f"window{HALF}": ("#6b7280", "s", "window"),
     f"streaming{HALF}": ("#a16207", "s", "first 4 pairs and a window"),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 
-from board import ROTARY, Row, Tables, at, ends, kib, listed, percent, require
+from board import APART, HALF, ROTARY, Row, Tables, at, ends, kib, listed, percent, require
 
-APART = " scope=head"
-HALF = f"{APART} store=float16"
 FACTS = "tasks-rotary"
 WINDOW = "window scope=head store=k8v4"
 ASKED = ("needles_2048", "kv_2048", "needles_4096", "kv_4096", "passkey_4096")
