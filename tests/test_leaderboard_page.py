@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from sketch_eval.errors import UsageError
 from sketch_eval.formats import BITS
 from sketch_eval.leaderboard import looks, page, plots, tables, views
-from sketch_eval.leaderboard.answer import answer
+from sketch_eval.leaderboard.answer import Answer, answer
 from sketch_eval.leaderboard.points import by_bytes, by_cap, by_total
 from sketch_eval.leaderboard.row import Row, frame
 from sketch_eval.leaderboard.views import Subject
@@ -31,6 +31,7 @@ from sketch_eval.policies import POLICIES
 MIB = 2**20
 NAN = float("nan")
 NASTY = "</script><img src=x onerror=alert(1)> {{data}} & 'quoted' \"twice\""
+SUBJECT = Subject("text", "word_perplexity", ("text",))
 COMMAND = "lm_eval --model sketch_gpt2 --model_args pretrained=bundled"
 CHROMIUM, DRIVER = shutil.which("chromium"), "/usr/bin/chromedriver"
 
@@ -122,7 +123,7 @@ ABOUT = {
 
 def points(of: Callable[..., pd.DataFrame], rows: list[Row], metric: str = "word_perplexity") -> pd.DataFrame:
     """The points of a plot of the one task of some rows."""
-    data, subject = frame(rows), Subject("text", metric, ("text",))
+    data, subject = frame(rows), replace(SUBJECT, metric=metric)
     return of(data, subject, views.cells(data, subject))
 
 
@@ -161,6 +162,10 @@ def test_bytes_are_told_over_the_window_and_a_window_of_as_many_bytes_is_a_point
     assert views.window_bytes(frame(rows)) == {64: 102400, 68: 118784, 128: 204800}
     stores = [row("window store=int4", 64, total=10), row("window scope=head store=float16", 64, total=20)]
     assert views.window_bytes(frame([*stores, row("window aggregate", 64, total=30)])) == {64: 20}
+    # One behind the first pairs has a window's bytes; where neither is there, nothing is told over a window.
+    assert views.window_bytes(frame([row("streaming store=k8v4", 64, total=15), row("exact", 128, total=5)])) == {64: 15}
+    alone = page.data(frame([row("exact", 128, total=5), row("exact aggregate", 128, total=6)]), ABOUT, [SUBJECT])
+    assert alone["cells"]["over"] == [["", None], ["", None]]
 
 
 def test_points_of_equal_bytes_stand_side_by_side_in_their_order() -> None:
@@ -232,40 +237,65 @@ def test_a_page_opens_on_a_text_by_its_byte_perplexity_at_a_middle_cap() -> None
 
 
 def test_the_answer_names_the_best_that_can_be_had_the_window_and_the_best_sketch() -> None:
+    def told(rows: list[Row], cap: float = 64.0) -> Answer:
+        return answer(views.cells(frame(rows), SUBJECT), SUBJECT, cap)
+
     rows = [
         row("full", NAN, 2.0, "full", total=8 * MIB, bound=False),
-        row("window", kind="control", difference=9.0, difference_low=8.0, difference_high=10.0, importance="recency"),
+        row("window", kind="control", difference=9.0, difference_low=8.6, difference_high=10.0, importance="recency"),
         row("window aggregate", kind="control", difference=7.5, difference_low=7.0, difference_high=8.5),
-        row("count_min 512×4", difference=9.25, difference_low=8.0, difference_high=10.5),
+        row("count_min 512×4", difference=9.25, difference_low=8.6, difference_high=10.5),
         row("clairvoyant", kind="control", difference=1.0, importance="clairvoyant"),
         row("exact", kind="control", difference=0.0, bound=False),
     ]
-    subject = Subject("text", "word_perplexity", ("text",))
-    said, trust = answer(views.cells(frame(rows), subject), subject, 64.0)
-    assert said == (
+    said, trust, pairs = told(rows)
+    best = (
         "Held to 64 pairs a layer, `window aggregate` does best at word perplexity on text: +7.5% [+7.0, +8.5] to the "
-        "full cache's in 1,024 KiB; the plain window is at +9.0% [+8.0, +10.0] in 1,024 KiB, and the best sketch, "
-        "`count_min 512×4`, is at +9.2% [+8.0, +10.5] in 1,024 KiB."
+        "full cache's in 1,024 KiB. "
     )
+    others = (
+        "The plain window is at +9.0% [+8.6, +10.0] in 1,024 KiB, and the best sketch, `count_min 512×4`, is at +9.2% "
+        "[+8.6, +10.5] in 1,024 KiB."
+    )
+    assert (said, pairs) == (best + others, None)
     few: dict[str, Any] = {"kind": "control", "difference": 2.5, "difference_low": 2.0, "difference_high": 3.0}
     more = [row("window store=int4", 192, **few), row("window store=int8", 96, **few | {"difference": 3.0})]
-    also, why = answer(views.cells(frame(rows + more), subject), subject, 64.0)
-    assert also == (
-        f"{said} `window store=int4` has 192 pairs in about as many bytes and scores better: +2.5% [+2.0, +3.0] in "
-        "1,024 KiB."
-    )
+    also, why, pairs = told(rows + more)
+    named = "`window store=int4` has 192 pairs in about as many bytes and scores better: +2.5% [+2.0, +3.0] in 1,024 KiB."
+    assert also == f"{said} {named}"
+    assert views.cells(frame(rows + more), SUBJECT)["cell"][pairs] == "window store=int4"
     assert "The one of more pairs is the best of 2." in why
+    sure: dict[str, Any] = {"undercut_by": more[0].row, "undercut": 4.0, "undercut_low": 3.0, "undercut_high": 5.0}
+    undercut = [replace(one, **sure) if one.cell == "window aggregate" else one for one in rows]
+    assert told(undercut + more).said == f"{said} {named.replace('scores', 'surely scores')}"
     # What is dear widens the bytes of what is shown, and not of what is said.
-    dear = row("count_min 999×9", 64, difference=20.0, total=4 * MIB)
-    for total, named in ((0.94, False), (0.96, True), (1.04, True), (1.06, False)):
+    dear = row("count_min 999×9", 64, difference=20.0, difference_low=19.0, difference_high=21.0, total=4 * MIB)
+    for total, there in ((0.94, False), (0.96, True), (1.04, True), (1.06, False)):
         near = row("window store=int4", 192, **few | {"total": int(total * MIB)})
-        also, _ = answer(views.cells(frame([*rows, dear, near]), subject), subject, 64.0)
-        assert ("192 pairs in about as many bytes" in also) == named, total
+        assert ("192 pairs in about as many bytes" in told([*rows, dear, near]).said) == there, total
     assert trust.startswith("The full cache scores 2.000 in 8,192 KiB. Paired by document, `window aggregate` is at")
     assert "the best of 3 at this cap" in trust
-    unbound = [replace(one, bound=False) for one in rows]
-    said, _ = answer(views.cells(frame(unbound), subject), subject, 64.0)
-    assert said == "No cell loses a pair at a cap of 64 pairs, so nothing is lost of word perplexity on text."
+    nothing = "No cell loses a pair at a cap of 64 pairs, so nothing is lost of word perplexity on text."
+    assert told([replace(one, bound=False) for one in rows]).said == nothing
+
+
+def test_the_answer_says_which_cells_may_be_as_good_as_the_best() -> None:
+    def said(*rows: Row) -> str:
+        return answer(views.cells(frame(list(rows)), SUBJECT), SUBJECT, 64.0).said
+
+    def cell(name: str, difference: float, low: float, high: float, **more: Any) -> Row:
+        return row(name, kind="control", difference=difference, difference_low=low, difference_high=high, **more)
+
+    best = cell("exact aggregate", 7.5, 7.0, 8.5)
+    near, dear = cell("streaming", 8.0, 8.4, 9.5, total=1024), cell("h2o", 7.6, 7.1, 8.6)
+    away, plain = cell("tova", 9.0, 8.6, 10.0, total=1), cell("window", 8.5, 8.0, 9.0, total=2)
+    beaten = cell("knorm", 8.0, 7.5, 9.0, total=1, undercut_by=best.row, undercut=1.0)
+    two = "By their intervals 2 other cells may be as good; the cheapest of these is `streaming`, at +8.0% [+8.4, +9.5] in"
+    assert two in said(best, near, dear, away, plain, beaten)
+    assert "By its interval `h2o` may be as good, at +7.6% [+7.1, +8.6] in 1,024 KiB." in said(best, dear, away, plain)
+    assert "as good" not in said(best, away, plain, beaten)  # The best one is surely better than the window, in pairs.
+    unsure = replace(best, to_window_low=-1.0)
+    assert "By its interval `window` may be as good" in said(unsure, away, plain)
 
 
 def test_each_method_has_one_colour_and_marker_whatever_table_it_is_in() -> None:

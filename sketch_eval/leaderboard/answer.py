@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -11,8 +11,22 @@ from sketch_eval.leaderboard.numbers import change, scored, size
 from sketch_eval.leaderboard.views import Subject
 
 
-def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[str, str]:
-    """What the table of a subject says at a cap: a sentence, and a smaller one of how far it can be trusted."""
+class Answer(NamedTuple):
+    """What a table says at a cap, in words.
+
+    Attributes:
+        said: which cell does best, which others may be as good, and what else there is.
+        trust: how far that can be trusted.
+        more: index of the row with more pairs in about as many bytes that scores better, or None.
+    """
+
+    said: str
+    trust: str
+    more: int | None = None
+
+
+def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> Answer:
+    """What a table of `views.cells` says at a cap."""
     full = table[table["kind"] == "full"]
     base = (
         ""
@@ -25,9 +39,10 @@ def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[st
     what = f"{subject.metric.replace('_', ' ')} on {subject.name}"
     if cap is None or here.empty:
         at = "" if cap is None else f" at a cap of {cap:g} pairs"
-        return f"No cell loses a pair{at}, so nothing is lost of {what}.", base + documents
+        return Answer(f"No cell loses a pair{at}, so nothing is lost of {what}.", base + documents)
     best, rest = here.iloc[0], here.iloc[1:]
     said = f"Held to {cap:g} pairs a layer, `{best['cell']}` does best at {what}: {_lost(best)} to the full cache's in "
+    said += f"{size(best['total_bytes'])}. {_alike(best, rest)}"
     others = []
     windows = rest["cell"].map(views.is_window).astype(bool)
     plain = rest[windows].sort_values("total_bytes", ascending=False)
@@ -38,18 +53,43 @@ def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> tuple[st
         if best["kind"] != kind and len(rivals):
             others.append((f"{name}, `{rivals['cell'].iloc[0]}`,", rivals.iloc[0]))
     told = [f"{name} is at {_lost(other)} in {size(other['total_bytes'])}" for name, other in others]
-    said += f"{size(best['total_bytes'])}{'; ' if told else ''}{', and '.join(told)}."
+    said += f"{told[0][0].upper()}{', and '.join(told)[1:]}. " if told else ""
     more = views.usable(views.more_pairs(table, cap)).sort_values("lost", kind="stable")
-    more = more[more["total_bytes"] <= views.ABOUT * best["total_bytes"]]
+    more = more[(more["total_bytes"] <= views.ABOUT * best["total_bytes"]) & (more["lost"] < best["lost"])]
     trust = _trust(best, rest)
-    if len(more) and more["lost"].iloc[0] < best["lost"]:
+    if len(more):
         cheap = more.iloc[0]
+        surely = " surely" if best["undercut_by"] == _name(cheap) else ""
         said += (
-            f" `{cheap['cell']}` has {cheap['cap']:g} pairs in about as many bytes and scores better: "
+            f"`{cheap['cell']}` has {cheap['cap']:g} pairs in about as many bytes and{surely} scores better: "
             f"{_lost(cheap)} in {size(cheap['total_bytes'])}."
         )
         trust += f"The one of more pairs is the best of {len(more)}. " if len(more) > 1 else ""
-    return said, base + trust + documents
+    return Answer(said.strip(), base + trust + documents, more.index[0] if len(more) else None)
+
+
+def _name(row: Any) -> str:
+    """What a row is called where another says that it is undercut by it."""
+    return f"{row['cap']:g} {row['cell']}"
+
+
+def _alike(best: Any, rest: pd.DataFrame) -> str:
+    """A sentence on the other cells of the cap that may be as good as the best one, if there are any.
+
+    Those are not among them whose interval lies beyond the best one's, which the best one undercuts, or which are the
+    window where the best one's paired difference to the window excludes zero.
+    """
+    beaten = rest["undercut_by"] == _name(best)
+    sure = best["to_window_low"] > 0 or best["to_window_high"] < 0
+    windows = rest["cell"].map(views.is_window).astype(bool)
+    alike = rest[(rest["lost_low"] <= best["lost_high"]) & ~beaten & ~(windows & sure)]
+    if alike.empty:
+        return ""
+    least = alike.sort_values(["total_bytes", "lost"], kind="stable").iloc[0]
+    named, where = f"`{least['cell']}`", f"at {_lost(least)} in {size(least['total_bytes'])}"
+    if len(alike) == 1:
+        return f"By its interval {named} may be as good, {where}. "
+    return f"By their intervals {len(alike)} other cells may be as good; the cheapest of these is {named}, {where}. "
 
 
 def _lost(row: Any) -> str:

@@ -126,8 +126,7 @@ function best({ ranks, ranked, beside }) {
   const { mark, lost, difference } = subject().columns, list = ranked.slice(0, 6);
   const size = (i) => cells.total_bytes[i][1], [plain] = ranked.filter((i) => cells.plain[i]).sort((a, b) => size(b) - size(a));
   if (plain !== undefined && !list.includes(plain)) list.push(plain);
-  const [cheap] = [...beside].filter((i) => cells.cap[i] && mark[i] === "" && lost[i] !== null && ranked.length && lost[i] < lost[ranked[0]] &&
-    size(i) <= data.about * size(ranked[0])).sort((a, b) => lost[a] - lost[b]);
+  const cheap = subject().answers[state.cap]?.[2] ?? undefined;
   if (cheap !== undefined) list.unshift(cheap);
   const full = cells.cell.findIndex((_, i) => mark[i] === "full");
   const made = document.createDocumentFragment(), head = element("tr", "", made);

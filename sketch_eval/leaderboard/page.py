@@ -92,7 +92,7 @@ def page(rows: pd.DataFrame, about: dict[str, Any]) -> str:
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    said, trust = answer(table, first, cap)
+    said, trust, _ = answer(table, first, cap)
     return templates.get_template("page.html").render(
         about=about,
         answer=said.split("`"),
@@ -119,7 +119,6 @@ def data(rows: pd.DataFrame, about: dict[str, Any], found: list[Subject]) -> dic
     made = [_subject(rows, one, place, shown, specs) for one in found]
     return {
         "cells": _cells(rows, cells),
-        "about": views.ABOUT,
         "caps": {f"{cap:g}": _beside(rows, first, cap, place) for cap in views.main_caps(rows)},
         "subjects": made,
         "tasks": [
@@ -185,11 +184,11 @@ def _subject(
 ) -> dict[str, Any]:
     """What a subject says of every cell, its answers by cap, and its plots."""
     table = views.cells(rows, subject)
+    places = [place[_key(cell, cap)] for cell, cap in zip(table["cell"], table["cap"], strict=True)]
     usable = set(views.usable(table).index)
     found: dict[str, list[Any]] = {name: [None] * len(place) for name in ("mark", "lost", "row", "brief")}
     found |= {column.key: [None] * len(place) for column in shown}
-    for number, record in zip(table.index, table.to_dict("records"), strict=True):
-        at = place[_key(record["cell"], record["cap"])]
+    for number, (at, record) in enumerate(zip(places, table.to_dict("records"), strict=True)):
         found["mark"][at] = _mark(record, number in usable)
         found["lost"][at] = _round(record["lost"]) if record["bound"] else None
         found["row"][at] = record["row"]
@@ -205,11 +204,17 @@ def _subject(
         "up": bool(table["higher_is_better"].iloc[0]),
         "columns": found,
         "answers": {
-            f"{cap:g}": answer(table, subject, cap) for cap in views.main_caps(rows)
-        } or {"": answer(table, subject, None)},
+            f"{cap:g}": _answer(table, subject, cap, places) for cap in views.main_caps(rows)
+        } or {"": _answer(table, subject, None, places)},
         "plots": _plots(rows, subject, table, specs),
         "suffix": subject.tasks[0],
     }  # fmt: skip
+
+
+def _answer(table: pd.DataFrame, subject: Subject, cap: float | None, places: list[int]) -> list[Any]:
+    """What is said at a cap, how far to trust it, and the place of the cell with more pairs that it names, if any."""
+    said, trust, more = answer(table, subject, cap)
+    return [said, trust, None if more is None else places[more]]
 
 
 def _plots(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame, specs: dict[str, int]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ def by_bytes(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.Da
     """The points of `bytes` and `cells`, a panel a cap: what each cell loses, and its bytes over the window's.
 
     In a panel stand the cells of its cap that lose pairs, and those of more pairs or no bound in about as many bytes.
+    Where no cell has a window's bytes, they are over those of the cheapest cell.
     `x` is in KiB, with points of equal bytes a little apart; `y`, `low` and `high` are what is lost, cut off where few
     cells lie beyond the others, and `far` then says the number; `front` marks those that none beats at as few bytes.
     """
@@ -32,7 +33,8 @@ def by_bytes(rows: pd.DataFrame, subject: Subject, table: pd.DataFrame) -> pd.Da
         others = pd.concat([more_pairs(table, cap), unbounded])
         others = others[others["bound"].astype(bool)]
         panel = pd.concat([own, others])
-        panel = panel.assign(panel=f"cap {cap:g}", over=(panel["total_bytes"] - base[cap]) / 1024)
+        least = base.get(cap, own["total_bytes"].min())
+        panel = panel.assign(panel=f"cap {cap:g}", over=(panel["total_bytes"] - least) / 1024)
         panel["label"] = [
             "" if one == cap else "unbounded" if math.isnan(one) else f"cap {one:g}" for one in panel["cap"]
         ]

@@ -182,7 +182,7 @@ def family(cell: str) -> str:
 
 
 def foresees(importance: str) -> bool:
-    """Whether a ranking has to know the text before it is read, so that it is a ceiling and nothing to use."""
+    """Whether a ranking has to know the text before it is read, so that it is a control and nothing to use."""
     return importance in POLICIES and bool(POLICIES[importance].foresees)
 
 
@@ -194,7 +194,13 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
 @cache
 def is_window(cell: str) -> bool:
     """Whether a cell is the plain window, in any store."""
-    return bool(re.fullmatch(rf"window( ({'|'.join(FORMATS)}))?", method(cell)))
+    return drops_the_oldest(cell) and cell.startswith("window")
+
+
+@cache
+def drops_the_oldest(cell: str) -> bool:
+    """Whether a cell is the plain window, or one behind a text's first pairs, in any store."""
+    return bool(re.fullmatch(rf"(window|streaming)( ({'|'.join(FORMATS)}))?", method(cell)))
 
 
 def more_pairs(table: pd.DataFrame, cap: float) -> pd.DataFrame:
@@ -204,11 +210,11 @@ def more_pairs(table: pd.DataFrame, cap: float) -> pd.DataFrame:
 
 
 def window_bytes(rows: pd.DataFrame) -> dict[float, float]:
-    """By cap, the bytes of the plain window, with which all others are compared; of the cheapest cell without one.
+    """By cap, the bytes of the plain window, with which all others are compared, where there is a cell that has as many.
 
-    Of windows in several stores it is the one with the most bits.
+    That is any cell that drops the oldest pair, whether the first ones stay or not. Of several stores it is the one with
+    the most bits.
     """
-    plain = rows[rows["cell"].map(is_window) & rows["cap"].notna()]
-    found = rows[rows["cap"].notna()].groupby("cap")["total_bytes"].min().to_dict()
-    found |= plain.groupby("cap")["total_bytes"].max().to_dict()
+    plain = rows[rows["cell"].map(drops_the_oldest) & rows["cap"].notna()]
+    found = plain.groupby("cap")["total_bytes"].max()
     return {float(cap): float(count) for cap, count in found.items()}
