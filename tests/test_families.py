@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +54,20 @@ def test_a_cap_that_holds_the_text_is_the_untouched_model_and_a_smaller_one_is_n
     )
     assert wide == pytest.approx(full, abs=1e-4)
     assert max(abs(one - other) for one, other in zip(narrow, full, strict=True)) > 0.01
+
+
+@pytest.mark.slow
+def test_the_plain_command_line_takes_a_folder_of_the_family(folder: str, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "lm_eval"), "--model", "sketch_hf", "--tasks", "stdlib_text"]
+    command += ["--model_args", f"pretrained={folder},max_cache_size=24", "--limit", "1", "--output_path", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    (file,) = tmp_path.rglob("results_*.json")
+    result = json.loads(file.read_text())
+    assert result["results"]["stdlib_text"]["byte_perplexity,none"] > 1
+    counts = result["config"]["sketch_eval"]["counts"]["tasks"]["stdlib_text"]
+    assert counts["binding_requests"] == 1
+    assert counts["evictions"] > 0
 
 
 def test_logits_made_for_scored_rows_alone_are_the_models_own(folder: str) -> None:
