@@ -15,7 +15,9 @@ from sketch_eval.attention import enable
 from sketch_eval.config import CONTROLS, CacheConfig
 from sketch_eval.diagnose import diagnose
 from sketch_eval.diagnose.measures import measure
+from sketch_eval.diagnose.run import longer_texts
 from sketch_eval.diagnose.watch import watch
+from sketch_eval.evaluate.work import Worker
 from sketch_eval.grid.grid import Block, Grid
 
 TOKENS = torch.randint(1, 61, (150,), generator=torch.Generator().manual_seed(2))
@@ -93,3 +95,15 @@ def test_a_grid_is_diagnosed_into_a_page_a_table_and_pictures(tmp_path: Path) ->
         other = grid.model_copy(update={"cells": (Block.model_validate(only),)})
         with pytest.raises(UsageError, match=message):
             diagnose(other, tmp_path, 1, cast(Any, Silent()), "")
+
+
+def test_of_a_text_that_is_asked_for_in_parts_the_longest_one_is_diagnosed() -> None:
+    grid = Grid.model_validate(
+        {"model": {"pretrained": "bundled"}, "tasks": {"long_text": {"limit": 2}}, "cells": [{"max_cache_size": 64}]}
+    )
+    worker = Worker(grid)
+    asked = [sum(map(len, instance.args)) for instance in worker.tasks["long_text"].task.instances]
+    assert len(asked) > 2
+    first, second = longer_texts(worker, "long_text", 64)
+    assert len(first) == len(second) == 1024
+    assert not torch.equal(first, second)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -49,7 +47,7 @@ def diagnose(grid: Grid, folder: Path, texts: int, watcher: Watcher, command: st
     model = worker.lm.transformer
     enable(model)
     least = min(cell.max_cache_size or 0 for cell in cells)
-    chosen = {task: list(itertools.islice(_texts(worker, task, least), texts)) for task in worker.tasks}
+    chosen = {task: longer_texts(worker, task, least)[:texts] for task in worker.tasks}
     for task, given in chosen.items():
         if not given:
             raise UsageError(f"tasks: {task} has no text of more than {least} tokens, so that no cell is ever full")
@@ -76,13 +74,18 @@ def diagnose(grid: Grid, folder: Path, texts: int, watcher: Watcher, command: st
     return write(folder, frame, f"{made}{fixed['model_fingerprint'][:12]}…).", counted)
 
 
-def _texts(worker: Worker, task: str, least: int) -> Iterator[torch.Tensor]:
-    """Texts of a task that are longer than so many tokens, as the model is given them: int64 `[tokens]`."""
-    lm, seen = worker.lm, set()
+def longer_texts(worker: Worker, task: str, least: int) -> list[torch.Tensor]:
+    """Texts of a task that are longer than so many tokens, as the model is given them: int64 `[tokens]`.
+
+    Of those that begin alike, such as the candidates of a question and the parts of a text, it is the longest one.
+    """
+    lm = worker.lm
     instances: list[Instance] = worker.tasks[task].task.instances
+    found: dict[tuple[int, ...], list[int]] = {}
     for instance in instances:
         text = "".join(part for part in instance.args if isinstance(part, str))
         ids = [lm.prefix_token_id, *lm.tok_encode(text)][: lm.max_length]
-        if len(ids) > least and (beginning := tuple(ids[:least])) not in seen:  # Candidates of one question share it.
-            seen.add(beginning)
-            yield torch.tensor(ids)
+        beginning = tuple(ids[:least])
+        if len(ids) > max(least, len(found.get(beginning, ()))):
+            found[beginning] = ids
+    return [torch.tensor(ids) for ids in found.values()]
