@@ -1,6 +1,6 @@
 """What a bounded cache costs in time: whole passes of a 124M-parameter GPT-2, side by side in one run.
 
-    python benchmarks/speed.py [--rounds 5] [--sequences 2] [--skip-decode] [--only scope=head] [--output benchmarks/speed.md]
+    python benchmarks/speed.py [--rounds 5] [--sequences 2] [--skip-decode] [--only scope=head] [--output FILE]
 
 Scoring with the scan, against the untouched model's full-cache pass and against token-by-token decoding with the same
 bounded cache. Random weights, sequences of 1024 random tokens, float32, the CPU. Each scan is timed between two full

@@ -59,7 +59,14 @@ def test_a_cap_that_holds_the_text_is_the_untouched_model_and_a_smaller_one_is_n
 @pytest.mark.slow
 def test_the_plain_command_line_takes_a_folder_of_the_family(folder: str, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "lm_eval"), "--model", "sketch_hf", "--tasks", "stdlib_text"]
-    command += ["--model_args", f"pretrained={folder},max_cache_size=24", "--limit", "1", "--output_path", str(tmp_path)]
+    command += [
+        "--model_args",
+        f"pretrained={folder},max_cache_size=24",
+        "--limit",
+        "1",
+        "--output_path",
+        str(tmp_path),
+    ]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     (file,) = tmp_path.rglob("results_*.json")

@@ -15,8 +15,8 @@ class Answer(NamedTuple):
     """What a table says at a cap, in words.
 
     Attributes:
-        said: which cell does best, which others may be as good, and what else there is.
-        trust: how far that can be trusted.
+        said: which cell does best, how many may be as good, and which does better with more pairs in as many bytes.
+        trust: where the others stand, and how far all that can be trusted.
         more: index of the row with more pairs in about as many bytes that scores better, or None.
     """
 
@@ -41,31 +41,22 @@ def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> Answer:
         at = "" if cap is None else f" at a cap of {cap:g} pairs"
         return Answer(f"No cell loses a pair{at}, so nothing is lost of {what}.", base + documents)
     best, rest = here.iloc[0], here.iloc[1:]
-    said = f"Held to {cap:g} pairs a layer, `{best['cell']}` does best at {what}: {_lost(best)} to the full cache's in "
-    said += f"{size(best['total_bytes'])}. {_alike(best, rest)}"
-    others = []
-    windows = rest["cell"].map(views.is_window).astype(bool)
-    plain = rest[windows].sort_values("total_bytes", ascending=False)
-    if len(plain):
-        others.append(("the plain window", plain.iloc[0]))
-    for kind, name in (("sketch", "the best sketch"), ("control", "the best cell without a sketch")):
-        rivals = rest[(rest["kind"] == kind) & ~windows]
-        if best["kind"] != kind and len(rivals):
-            others.append((f"{name}, `{rivals['cell'].iloc[0]}`,", rivals.iloc[0]))
-    told = [f"{name} is at {_lost(other)} in {size(other['total_bytes'])}" for name, other in others]
-    said += f"{told[0][0].upper()}{', and '.join(told)[1:]}. " if told else ""
+    alike = _alike(best, rest)
+    others = f" and by their intervals perhaps {_cells(len(alike))} do" if len(alike) else " does"
+    lost = f"{_lost(best)} to the full cache's in {size(best['total_bytes'])}"
+    said = f"Held to {cap:g} pairs a layer, `{best['cell']}`{others} best at {what}: {lost}."
     more = views.usable(views.more_pairs(table, cap)).sort_values("lost", kind="stable")
     more = more[(more["total_bytes"] <= views.ABOUT * best["total_bytes"]) & (more["lost"] < best["lost"])]
-    trust = _trust(best, rest)
+    trust = _beside(best, rest, alike) + _trust(best, rest)
     if len(more):
         cheap = more.iloc[0]
         surely = " surely" if best["undercut_by"] == _name(cheap) else ""
         said += (
-            f"`{cheap['cell']}` has {cheap['cap']:g} pairs in about as many bytes and{surely} scores better: "
+            f" `{cheap['cell']}` has {cheap['cap']:g} pairs in about as many bytes and{surely} scores better: "
             f"{_lost(cheap)} in {size(cheap['total_bytes'])}."
         )
         trust += f"The one of more pairs is the best of {len(more)}. " if len(more) > 1 else ""
-    return Answer(said.strip(), base + trust + documents, more.index[0] if len(more) else None)
+    return Answer(said, base + trust + documents, more.index[0] if len(more) else None)
 
 
 def _name(row: Any) -> str:
@@ -73,8 +64,12 @@ def _name(row: Any) -> str:
     return f"{row['cap']:g} {row['cell']}"
 
 
-def _alike(best: Any, rest: pd.DataFrame) -> str:
-    """A sentence on the other cells of the cap that may be as good as the best one, if there are any.
+def _cells(number: int) -> str:
+    return "one other cell" if number == 1 else f"{number} other cells"
+
+
+def _alike(best: Any, rest: pd.DataFrame) -> pd.DataFrame:
+    """The other cells of the cap that may be as good as the best one.
 
     Those are not among them whose interval lies beyond the best one's, which the best one undercuts, or which are the
     window where the best one's paired difference to the window excludes zero.
@@ -82,14 +77,32 @@ def _alike(best: Any, rest: pd.DataFrame) -> str:
     beaten = rest["undercut_by"] == _name(best)
     sure = best["to_window_low"] > 0 or best["to_window_high"] < 0
     windows = rest["cell"].map(views.is_window).astype(bool)
-    alike = rest[(rest["lost_low"] <= best["lost_high"]) & ~beaten & ~(windows & sure)]
-    if alike.empty:
-        return ""
-    least = alike.sort_values(["total_bytes", "lost"], kind="stable").iloc[0]
-    named, where = f"`{least['cell']}`", f"at {_lost(least)} in {size(least['total_bytes'])}"
-    if len(alike) == 1:
-        return f"By its interval {named} may be as good, {where}. "
-    return f"By their intervals {len(alike)} other cells may be as good; the cheapest of these is {named}, {where}. "
+    return rest[(rest["lost_low"] <= best["lost_high"]) & ~beaten & ~(windows & sure)]
+
+
+def _beside(best: Any, rest: pd.DataFrame, alike: pd.DataFrame) -> str:
+    """Where the cells stand that a reader looks for beside the best one of the cap."""
+    named: dict[str, str] = {}
+    windows = rest["cell"].map(views.is_window).astype(bool)
+    if len(alike):
+        least = alike.sort_values(["total_bytes", "lost"], kind="stable").iloc[0]
+        which = "the other cell" if len(alike) == 1 else "the cheapest of these"
+        named[least["cell"]] = f"{which}, `{least['cell']}`, is at {_in(least)}"
+    if windows.any():
+        plain = rest[windows].sort_values("total_bytes", ascending=False).iloc[0]
+        named.setdefault(plain["cell"], f"the plain window is at {_in(plain)}")
+    for kind, name in (("sketch", "the best sketch"), ("control", "the best cell without a sketch")):
+        rivals = rest[(rest["kind"] == kind) & ~windows]
+        if best["kind"] != kind and len(rivals):
+            rival = rivals.iloc[0]
+            named.setdefault(rival["cell"], f"{name}, `{rival['cell']}`, is at {_in(rival)}")
+    *first, last = named.values() or [""]
+    told = f"{', '.join(first)} and {last}" if first else last
+    return f"{told[0].upper()}{told[1:]}. " if told else ""
+
+
+def _in(row: Any) -> str:
+    return f"{_lost(row)} in {size(row['total_bytes'])}"
 
 
 def _lost(row: Any) -> str:

@@ -131,7 +131,8 @@ def _scatter(of: Frame, x: Any, log: bool) -> alt.LayerChart:
 def bytes_chart(of: Frame) -> alt.LayerChart:
     """What is lost against bytes over the window of the same cap."""
     x = alt.X(
-        "x:Q", title="KiB over a window of the cap (if none ran, over the cheapest cell)", axis=alt.Axis(values=sorted(TICKS), format="+,d"),
+        "x:Q", title="KiB over a window of the cap (if none ran, over the cheapest cell)",
+        axis=alt.Axis(values=sorted(TICKS), format="+,d"),
         scale=alt.Scale(type="symlog", constant=1, padding=14, nice=False),
     )  # fmt: skip
     # The axis has a length where the window is alone, too.

@@ -210,10 +210,10 @@ def more_pairs(table: pd.DataFrame, cap: float) -> pd.DataFrame:
 
 
 def window_bytes(rows: pd.DataFrame) -> dict[float, float]:
-    """By cap, the bytes of the plain window, with which all others are compared, where there is a cell that has as many.
+    """By cap, the bytes of the plain window, with which all others are compared, where some cell has as many.
 
-    That is any cell that drops the oldest pair, whether the first ones stay or not. Of several stores it is the one with
-    the most bits.
+    Such is any cell that drops the oldest pair, whether the first ones stay or not. Of several stores it is the one
+    with the most bits.
     """
     plain = rows[rows["cell"].map(drops_the_oldest) & rows["cap"].notna()]
     found = plain.groupby("cap")["total_bytes"].max()
