@@ -8,13 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sketch_eval.call import Call
 from sketch_eval.config import CacheConfig
 from sketch_eval.execution import advance
 from sketch_eval.hashing import head_stream
 from sketch_eval.policies import Attention, Pairs, Place
 from sketch_eval.policies.adaptive import AdaptiveCountMin, widths_of
 from sketch_eval.sketches import CountMinSketch
-from sketch_eval.state import Call, LayerState
+from sketch_eval.state import LayerState
 
 HEADS, WIDTH, DEPTH, SLOTS = 3, 16, 3, 24
 

@@ -22,13 +22,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, P
 from sketch_eval import bundled
 from sketch_eval.attention import enable, foresee
 from sketch_eval.cache import SketchCache
+from sketch_eval.call import Call
 from sketch_eval.config import CacheConfig
 from sketch_eval.execution import Execution, advance, oracle
 from sketch_eval.execution.compiled import sources
 from sketch_eval.hashing import sign_hash
 from sketch_eval.policies import FATES, POLICIES
 from sketch_eval.policies.items import ITEMS
-from sketch_eval.state import Call, LayerState
+from sketch_eval.state import LayerState
 
 RANKINGS = [
     (name, item)

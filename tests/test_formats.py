@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from sketch_eval import UsageError, bundled
 from sketch_eval.attention import enable
 from sketch_eval.cache import SketchCache
+from sketch_eval.call import Call, Trace
 from sketch_eval.centres import mean_keys, tokens_for
 from sketch_eval.config import CacheConfig
 from sketch_eval.execution import Execution, advance
@@ -27,7 +28,7 @@ from sketch_eval.grid.grid import Block, Grid
 from sketch_eval.ledger import ledger
 from sketch_eval.lm import SketchHF
 from sketch_eval.policies import FATES
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import LayerState
 from sketch_eval.unbounded import FormatCache
 
 SPEEDS = torch.tensor([1.0, 0.1])

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sketch_eval.call import Call
 from sketch_eval.commands.verify.executions import PREFIX, SPEEDS, random_call
 from sketch_eval.config import CacheConfig
 from sketch_eval.execution import advance, graph, stepwise
 from sketch_eval.foresight import Fitted
 from sketch_eval.policies import FATES, POLICIES
 from sketch_eval.policies.learned import FEATURES
-from sketch_eval.state import Call, LayerState
+from sketch_eval.state import LayerState
 
 RANKINGS = [name for name, kind in POLICIES.items() if not kind.asks and not kind.foresees]
 

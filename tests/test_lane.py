@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from sketch_eval.call import Call, Trace
 from sketch_eval.config import CacheConfig
 from sketch_eval.execution.compiled import lane, run
 from sketch_eval.policies import FATES
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 CELLS: list[dict[str, Any]] = [
     {},

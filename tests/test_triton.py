@@ -16,13 +16,14 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install -e '.
 import triton.language as tl
 from triton.runtime import interpreter
 
+from sketch_eval.call import Call, Trace
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance, choose, stepwise
 from sketch_eval.execution import triton as execution
 from sketch_eval.execution.triton.build import Built, compiled
 from sketch_eval.execution.triton.plan import SOURCES
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 Scope = Literal["layer", "head"]
 

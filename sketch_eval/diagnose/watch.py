@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from sketch_eval.attention import foresee
 from sketch_eval.cache import SketchCache
+from sketch_eval.call import Trace
 from sketch_eval.centres import Centres
 from sketch_eval.config import CacheConfig
-from sketch_eval.state import Trace
 
 STRIDE = 64
 """Tokens between two looks at what the policies think."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import torch
 
+from sketch_eval.call import Arriving, Call, Trace
 from sketch_eval.policies import Attention
 from sketch_eval.policies.fate import least
-from sketch_eval.state import Arriving, Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 
 def advance(state: LayerState, call: Call) -> tuple[torch.Tensor, Trace]:

@@ -9,8 +9,9 @@ from typing import Literal, Protocol, cast, get_args
 
 import torch
 
+from sketch_eval.call import Call, Trace
 from sketch_eval.errors import UsageError
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 Execution = Literal["auto", "oracle", "stepwise", "compiled", "graph", "triton"]
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from sketch_eval.call import Call, Trace
 from sketch_eval.errors import first_line
 from sketch_eval.execution import stepwise
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 _log = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
+from sketch_eval.call import Call, Trace
 from sketch_eval.config import CacheConfig
 from sketch_eval.foresight import Attended, Fitted, Losses
 from sketch_eval.hashing import sign_hash, uniform
 from sketch_eval.policies.items import KEY_BITS
 from sketch_eval.sketches import CountMinSketch, CountSketch, RaceSketch, Sketch
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 SPELT = (
     *("count_min", "count_sketch", "race", "race_queries", "exact", "last", "recency", "random", "knorm", "vatp"),

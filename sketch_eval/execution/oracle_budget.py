@@ -6,11 +6,12 @@ import math
 
 import torch
 
+from sketch_eval.call import Call, Trace
 from sketch_eval.execution.oracle import Oracle, Pair, Step, full_attention
 from sketch_eval.foresight import Attended, Losses
 from sketch_eval.hashing import head_stream, uniform
 from sketch_eval.sketches import CountMinSketch, Sketch
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 
 class HeadOracle(Oracle):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from sketch_eval.call import Call
 from sketch_eval.formats import Parts, Quantised
 from sketch_eval.policies.clairvoyant import Clairvoyant
 from sketch_eval.policies.sketched import RaceOfQueries
-from sketch_eval.state import Call, LayerState, Vectors
+from sketch_eval.state import LayerState, Vectors
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from sketch_eval.call import Arriving, Call, Trace
 from sketch_eval.execution import budgeted
 from sketch_eval.policies import Attention
 from sketch_eval.policies.fate import least
-from sketch_eval.state import Arriving, Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 
 def serves(state: LayerState, call: Call) -> bool:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from sketch_eval import bundled
+from sketch_eval.call import Call
 from sketch_eval.commands.verify import executions, scores, speed
 from sketch_eval.config import CacheConfig
 from sketch_eval.execution import advance
 from sketch_eval.families import shape_of
-from sketch_eval.state import Call, LayerState
+from sketch_eval.state import LayerState
 
 PROCESSES = 8
 """At most: each takes some hundred MiB of the GPU's memory."""

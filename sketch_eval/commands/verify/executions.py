@@ -9,6 +9,7 @@ from typing import cast, get_args
 
 import torch
 
+from sketch_eval.call import Call, Trace
 from sketch_eval.commands.verify.check import Check
 from sketch_eval.config import CacheConfig
 from sketch_eval.errors import UsageError
@@ -18,7 +19,7 @@ from sketch_eval.formats import FORMATS
 from sketch_eval.policies import FATES, POLICIES
 from sketch_eval.policies.items import ITEMS
 from sketch_eval.policies.learned import FEATURES
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 NEAR_TIE = 1e-5
 """A choice that the oracle made by less than this, relatively, float32 may make otherwise; no more is compared."""

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 import torch
 
+from sketch_eval.call import Call, Trace
 from sketch_eval.execution.compiled.jit import kept
 from sketch_eval.execution.compiled.records import Decided, Rules, Store, Tokens
 from sketch_eval.execution.compiled.scan import scan_for
@@ -22,7 +23,7 @@ from sketch_eval.hashing import MERSENNE_31
 from sketch_eval.policies.counters import Exact, Last
 from sketch_eval.policies.recency import Recency
 from sketch_eval.policies.sketched import CountMin
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 RANKED = (Recency, Exact, Last, CountMin)
 """The policies, by their very types: one that is derived from them may need other arrays."""

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from sketch_eval.call import Call, Trace
 from sketch_eval.execution.compiled import lane
 from sketch_eval.execution.compiled.quantise import HALF
 from sketch_eval.execution.compiled.records import Decided, Rules, Store, Tokens
@@ -16,7 +17,7 @@ from sketch_eval.execution.compiled.sources import FATES, SOURCES
 from sketch_eval.execution.prepare import prepare
 from sketch_eval.formats import Format, Quantised
 from sketch_eval.policies.clairvoyant import BLOCK, Clairvoyant
-from sketch_eval.state import Call, LayerState, Trace
+from sketch_eval.state import LayerState
 
 
 def serves(state: LayerState, call: Call) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sketch_eval.call import Call, Trace
 from sketch_eval.execution.triton.plan import (
     FATES,
     FIXED,
@@ -22,7 +23,7 @@ from sketch_eval.execution.triton.plan import (
     power_of_two,
 )
 from sketch_eval.formats import Parts
-from sketch_eval.state import Call, LayerState, Trace, Vectors
+from sketch_eval.state import LayerState, Vectors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
