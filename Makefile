@@ -39,7 +39,7 @@ train: $(STAMP)
 		--heads 8 --kv-heads 2 --positions 4096 --lengths 0:128,120:256,320:512,600:1024,1050:2048,1320:4096 \
 		--drills 0:0.5,320:0.3,1000:0.25 --steps 1500 --cooldown 460 --rate 3e-3 --out runs/rotary
 
-# Every committed table, anew: some ten hours of one core; OMP_NUM_THREADS=1 make -j2 tables takes half of that and scores
+# Every committed table, anew: some twelve hours of one core; OMP_NUM_THREADS=1 make -j2 tables takes half of that and scores
 # the same, bit for bit. WikiText-2 and LAMBADA come from the hub, or from a cache of it: HF_HOME=folder. Three works of
 # English prose have to lie in runs/works, as docs/sweeps.md names them.
 tables: $(addprefix table-,$(filter-out README.md,$(notdir $(wildcard results/*))))
