@@ -11,9 +11,10 @@ from pathlib import Path
 import centred
 import front
 import pytest
+import race
 import readme
 import rotary
-from board import CENTRED, RIVALS, ROTARY, TEXTS, NotSoError, Tables
+from board import EVERY, NotSoError, Tables
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from picture import digest, drawn
@@ -87,10 +88,10 @@ def changed(tmp_path: Path) -> Callable[[str, str, str, str], Tables]:
     """The committed tables with one column of a cell changed at some cap, in all of them."""
 
     def change(cell: str, column: str, of: str, value: str) -> Tables:
-        for folder in {text.folder for text in (*TEXTS, *RIVALS, *CENTRED, *ROTARY)}:
+        for folder in {text.folder for text in EVERY}:
             source, target = ROOT / "results" / folder / "leaderboard.csv", tmp_path / folder / "leaderboard.csv"
             target.parent.mkdir(exist_ok=True)
-            shutil.copy(source, target)
+            shutil.copytree(source.parent, target.parent, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.png"))
             with source.open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
             for row in rows:
@@ -188,6 +189,59 @@ def test_tables_of_keys_less_their_mean_that_say_the_contrary_are_refused(
 ) -> None:
     with pytest.raises(NotSoError, match=sentence):
         centred.every(changed(cell, column, cap, value))
+
+
+@pytest.mark.parametrize(
+    ("cell", "cap", "column", "value", "sentence"),
+    [
+        ("streaming scope=head store=k8v4 centred=True", "1152", "to_reference_low", "-0.3", "change nothing"),
+        ("streaming scope=head store=int4 centred=True", "1536", "to_reference_high", "0.1", "they help 4 bits"),
+        ("streaming scope=head store=int4 centred=True", "1536", "difference", "0.1", "4 bits are worse all the same"),
+        ("h2o store=k8v4", "1152", "to_window_low", "-0.1", "no ranking in few bits"),
+        ("count_min 512×4 scope=head store=k8v4", "1152", "to_window", "-0.1", "no ranking in few bits"),
+        ("streaming scope=head store=k8v4", "1152", "to_window_high", "0.3", "the first four pairs make no difference"),
+        ("streaming scope=head store=int8", "1792", "difference", "0.9", "8 bits are better than 8 and 4"),
+        ("streaming scope=head store=k8v4", "2304", "difference_high", "2.1", "a quarter less than 2%"),
+    ],
+)
+def test_tables_of_few_bits_that_say_the_contrary_are_refused(
+    changed: Callable[..., Tables], cell: str, cap: str, column: str, value: str, sentence: str
+) -> None:
+    with pytest.raises(NotSoError, match=sentence):
+        rotary.bits(changed(cell, column, cap, value))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "sentence"),
+    [
+        ("difference", "9.9", "what knows nothing loses no more"),
+        ("to_exact_high", "0.1", "better than exact counts on library text"),
+        ("to_exact_low", "0.1", "not told apart on WikiText-2"),
+    ],
+)
+def test_tables_of_sketches_of_queries_that_say_the_contrary_are_refused(
+    changed: Callable[..., Tables], column: str, value: str, sentence: str
+) -> None:
+    with pytest.raises(NotSoError, match=sentence):
+        race.every(changed("race_queries 512×4 scope=head store=float16", column, "128", value))
+
+
+@pytest.mark.parametrize(
+    ("cell", "now", "sentence"),
+    [
+        ("race_queries 512×4 scope=head store=float16", 0.2, "knows nothing"),
+        ("race_queries 32×16 scope=head store=float16", 0.3, "know more, step by step"),
+        ("race_queries 8×64 scope=head store=float16 centred=True", 0.5, "about 0.3"),
+    ],
+)
+def test_a_diagnosis_that_says_the_contrary_is_refused(
+    monkeypatch: pytest.MonkeyPatch, cell: str, now: float, sentence: str
+) -> None:
+    tables = Tables(ROOT / "results")
+    known = race.known(tables)
+    monkeypatch.setattr(race, "known", lambda _: known | {("wikitext", cell): now})
+    with pytest.raises(NotSoError, match=sentence):
+        race.every(tables)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,19 @@ ROTARY = (
     Text("three works", "rivals-rotary-works", "long_text_4096"),
 )
 """The rotary model's texts."""
+BITS = (
+    Text("library text", "bits-rotary", "long_text_4096"),
+    Text("WikiText-2", "bits-rotary", "wikitext"),
+    Text("three works", "bits-rotary-works", "long_text_4096"),
+)
+"""The same, of its pairs in few bits."""
+RACES = (
+    Text("library text", "race-queries", "stdlib_text"),
+    Text("WikiText-2", "race-queries", "wikitext"),
+    Text("three works", "race-queries", "long_text"),
+)
+"""The texts of sketches of the queries."""
+EVERY = (*TEXTS, *RIVALS, PART, *CENTRED, *ROTARY, *BITS, *RACES)
 
 
 class Tables:
@@ -83,7 +96,7 @@ class Tables:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.rows: dict[Text, dict[tuple[str, int], Row]] = {}
-        for text in (*TEXTS, *RIVALS, PART, *CENTRED, *ROTARY):
+        for text in EVERY:
             with (results / text.folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
                 found = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == (text.task, METRIC)]
             self.rows[text] = {(row["cell"], int(row["cap"] or 0)): row for row in found}

@@ -62,7 +62,9 @@ def lines(tables: Tables, texts: Sequence[Text], whole: int) -> str:
         texts: the columns; all of them have every cell.
         whole: the pairs of the full cache, by which the lines without a cap are sorted.
     """
-    heads = " | ".join(f"[{text.title}](../results/{text.folder}/leaderboard.md) | to keys as they are" for text in texts)
+    heads = " | ".join(
+        f"[{text.title}](../results/{text.folder}/leaderboard.md) | to keys as they are" for text in texts
+    )
     made = [f"| pairs | cell | KiB | {heads} |", f"| ---: | --- | ---: |{' --- | --- |' * len(texts)}"]
     cells = {key: row for key, row in tables.rows[texts[0]].items() if key[0] != "full"}
     for (cell, cap), row in sorted(cells.items(), key=lambda one: (one[0][1] or whole, at(one[1], "difference"))):
@@ -71,5 +73,7 @@ def lines(tables: Tables, texts: Sequence[Text], whole: int) -> str:
             found = tables.row(text, cell, cap)
             shown += [percent(found, "difference"), percent(found, "to_reference") if found["to_reference"] else ""]
         name = cell.replace(APART, "").removesuffix(" store=float16").replace("store=float16 ", "")
-        made.append(f"| {cap or 'all'} | {name.replace('centred=True', 'centred')} | {kib(row)} | {' | '.join(shown)} |")
+        made.append(
+            f"| {cap or 'all'} | {name.replace('centred=True', 'centred')} | {kib(row)} | {' | '.join(shown)} |"
+        )
     return "\n".join(made)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import centred
 import front
+import race
 import rotary
 from board import (
     CAP,
@@ -151,7 +152,9 @@ BLOCKS: dict[str, Callable[[Tables], str]] = {
     "rivals": front.every,
     "fronts": front.fronts,
     "centred": centred.every,
+    "race": race.every,
     "rotary": rotary.every,
+    "bits": rotary.bits,
     "facts": rotary.facts,
 }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 
-from board import APART, HALF, ROTARY, Row, Tables, at, ends, kib, listed, percent, require
+import centred
+from board import APART, BITS, HALF, ROTARY, SKETCH, Row, Tables, at, ends, kib, listed, percent, require
 
 FACTS = "tasks-rotary"
 WINDOW = "window scope=head store=k8v4"
@@ -83,6 +84,65 @@ def every(tables: Tables) -> str:
     full = [f"{at(tables.row(text, 'full', 0), 'value'):.3f}" for text in ROTARY]
     said = f"Documents: {listed(documents)}. The full cache's byte perplexity: {listed(full)}."
     return "\n".join([*lines, "", said])
+
+
+def hold_bits(tables: Tables) -> None:
+    """Hold what docs/findings.md says below the table of few bits to it.
+
+    Raises:
+        NotSoError: the tables do not say a sentence, or have no row that could.
+    """
+
+    def rows(cell: str, cap: int) -> list[Row]:
+        return [tables.row(text, cell, cap) for text in BITS]
+
+    def kept(store: str, cap: int, more: str = "") -> list[Row]:
+        return rows(f"streaming{APART} store={store}{more}", cap)
+
+    whole, less = rows("full", 0), " centred=True"
+    sizes = (("k8v4", 1152), ("int8", 896), ("k8v4", 2304))
+    ranked = [
+        row
+        for cell in ("h2o", "exact", SKETCH)
+        for row in rows(f"{cell}{'' if cell == 'h2o' else APART} store=k8v4", 1152)
+    ]
+    told = {
+        "keys less their mean change nothing where keys have 8 bits": [
+            max(map(abs, ends(row, "to_reference"))) < 0.05 for store, cap in sizes for row in kept(store, cap, less)
+        ],
+        "they help 4 bits": [ends(row, "to_reference")[1] < 0 for row in kept("int4", 1536, less)],
+        "4 bits are worse all the same": [
+            at(four, "difference") > at(eight, "difference")
+            for four, eight in zip(kept("int4", 1536, less), kept("k8v4", 1152), strict=True)
+        ],
+        "no ranking in few bits is better than the window, and on WikiText-2 and the works each is worse": [
+            *(at(row, "to_window") > 0 for row in ranked),
+            *(ends(row, "to_window")[0] > 0 for number, row in enumerate(ranked) if number % len(BITS)),
+        ],
+        "the first four pairs make no difference in few bits": [
+            at(row, "to_window_high") < 0.1 for row in kept("k8v4", 1152)
+        ],
+        "at a quarter of the bytes 8 bits are better than 8 and 4": [
+            at(eight, "difference_high") < 1 and at(eight, "difference") < at(few, "difference")
+            for eight, few in zip(kept("int8", 1792), kept("k8v4", 2304), strict=True)
+        ],
+        "an eighth of the bytes loses less than 5%, and a quarter less than 2%": [
+            at(row, "kv_bytes") <= at(full, "kv_bytes") / 2 * share and ends(row, "difference")[1] < most
+            for share, most, cells in (
+                (1 / 8, 5, (kept("k8v4", 1152), kept("int8", 896))),
+                (1 / 4, 2, (kept("k8v4", 2304), kept("int8", 1792))),
+            )
+            for cell in cells
+            for row, full in zip(cell, whole, strict=True)
+        ],
+    }
+    require(told, "docs/findings.md")
+
+
+def bits(tables: Tables) -> str:
+    """All cells of pairs in few bits, for docs/findings.md."""
+    hold_bits(tables)
+    return centred.lines(tables, BITS, 4096)
 
 
 def planted(tables: Tables) -> dict[tuple[int, str], dict[str, Row]]:

@@ -60,10 +60,10 @@ class Bar:
         return Group(*([self._best.table()] if self._best else []), self._progress.get_renderable())
 
     def begin(self, jobs: list[Job], weights: dict[str, float]) -> None:
-        """These jobs come next; weights: seconds of each task's full-cache run, where known."""
-        self._weights, self._done, self._all = weights, 0, len(jobs)
+        """These jobs come next, and are counted on; weights: seconds of each task's full-cache run, where known."""
+        self._weights, self._all = weights, self._all + len(jobs)
         total = sum(weights.get(job.task, 1.0) for job in jobs)
-        self._progress.reset(self._bar, total=total, count=f"0/{len(jobs)}", description="")
+        self._progress.reset(self._bar, total=total, count=f"{self._done}/{self._all}", description="")
 
     def done(self, job: Job, seconds: float, reason: str | None) -> None:
         """A job took so long; reason: why it failed, None where it did not."""
