@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from board import (
     APART,
+    BITS,
     CENTRED,
     FEW,
     HALF,
     PART,
     RIVALS,
-    ROTARY,
     SKETCH,
     Row,
     Tables,
@@ -118,13 +118,15 @@ def answer(tables: Tables) -> list[str]:
         f"and knows only what has been read; where the oldest pair is dropped it is {_losses(tables, EIGHTH)}. Where "
         f"a sketch chooses what is folded, it takes {by_sketch} KiB in place of {fold} and loses "
         f"{_losses(tables, BY_SKETCH)};",
-        f"in a quarter of the bytes, 576 such pairs. This loses {_losses(tables, BEST_QUARTER)};",
+        f"in a quarter of the bytes, 576 such pairs. This loses {_losses(tables, BEST_QUARTER)}. The pairs "
+        f"are {EIGHTH[1] / 1024:.0%} and {QUARTER[1] / 1024:.0%} of a text;",
         "on a model with rotary positions, at an eighth of 4096 tokens' bytes, 1152 such pairs with keys as they are "
         "and the oldest dropped (`max_cache_size=1152,importance=recency,sinks=4,store=k8v4`), or 896 in 8 bits. On "
-        f"the model of this package, without the first four, these lose {_rotary(tables, 'k8v4', 1152)}, and "
-        f"{_rotary(tables, 'int8', 896)}. Folding keys as they are stored is not surely better there, and rankings ran "
-        "in float16 alone ([findings](docs/findings.md#texts-of-4096-tokens-and-rotary-keys)). The first four gain "
-        "nothing there, but [larger models need them](https://arxiv.org/abs/2309.17453).",
+        f"the model of this package these lose {_rotary(tables, 'k8v4', 1152)}, and {_rotary(tables, 'int8', 896)}; in "
+        f"a quarter of the bytes 1792 in 8 bits lose {_rotary(tables, 'int8', 1792)}. Nothing else surely helped: no "
+        "ranking, no folding of keys as they are stored, no mean taken from them, and not the first four pairs "
+        "([findings](docs/findings.md#few-bits-by-the-rotary-model)), which "
+        "[larger models need](https://arxiv.org/abs/2309.17453).",
     ]
 
 
@@ -220,10 +222,9 @@ def _losses(tables: Tables, cell: tuple[str, int]) -> str:
 
 
 def _rotary(tables: Tables, store: str, cap: int) -> str:
-    """What a window of the rotary model loses on each of its texts."""
-    *first, last = (
-        f"{at(tables.row(text, f'window{APART} store={store}', cap), 'difference'):.1f}%" for text in ROTARY
-    )
+    """What the first four pairs and a window lose with the rotary model on each of its texts."""
+    cell = f"streaming{APART} store={store}"
+    *first, last = (f"{at(tables.row(text, cell, cap), 'difference'):.1f}%" for text in BITS)
     return f"{', '.join(first)} and {last}"
 
 
