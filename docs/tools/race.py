@@ -55,6 +55,9 @@ def hold(tables: Tables) -> None:
         ],
         "it comes to about 0.3 of exact counts' 0.7": [0.27 < one < 0.33 for one in rank(best)]
         + [0.64 < one < 0.7 for one in rank(f"exact{HALF}")],
+        "the age of a pair alone has about 0.25 to 0.3": [
+            0.25 <= round(one, 2) <= 0.3 for cell in ("window", "streaming") for one in rank(f"{cell}{HALF}")
+        ],
         "what knows nothing loses no more than what knows": [
             at(one, "difference") < at(other, "difference") for one, other in zip(rows(first), rows(best), strict=True)
         ],
