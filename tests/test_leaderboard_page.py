@@ -263,16 +263,27 @@ def test_the_answer_names_the_best_that_can_be_had_the_window_and_the_best_sketc
     assert trust.startswith(others)
     few: dict[str, Any] = {"kind": "control", "difference": 2.5, "difference_low": 2.0, "difference_high": 3.0}
     more = [row("window store=int4", 192, **few), row("window store=int8", 96, **few | {"difference": 3.0})]
-    also, why, pairs = told(rows + more)
+    worse = row("h2o store=int8", 96, **few | {"difference": 7.75})
+    also, why, pairs = told([*rows, *more, worse])
     named = (
         "`window store=int4` has 192 pairs in about as many bytes and scores better: +2.5% [+2.0, +3.0] in 1,024 KiB."
     )
     assert also == f"{said} {named}"
     assert views.cells(frame(rows + more), SUBJECT)["cell"][pairs] == "window store=int4"
-    assert "The one of more pairs is the best of 2." in why
-    sure: dict[str, Any] = {"undercut_by": more[0].row, "undercut": 4.0, "undercut_low": 3.0, "undercut_high": 5.0}
-    undercut = [replace(one, **sure) if one.cell == "window aggregate" else one for one in rows]
-    assert told(undercut + more).said == f"{said} {named.replace('scores', 'surely scores')}"
+    assert "The one of more pairs is the best of 3." in why
+    assert told([*rows, worse])[::2] == (said, None)  # It is no better than what is held to the cap.
+    for by, surely, clause in (
+        (more[0], "surely ", ""),
+        (more[1], "", "One of no more bytes is surely better than it, by document: `window store=int8` of 96 pairs."),
+        (rows[3], "", "One of no more bytes is surely better than it, by document: `count_min 512×4`."),
+        (row("int4", NAN, kind="control"), "", "is surely better than it, by document: `int4`, without a bound."),
+    ):
+        ends: dict[str, Any] = {"undercut_by": by.row, "undercut": 4.0, "undercut_low": 3.0, "undercut_high": 5.0}
+        undercut = [replace(one, **ends) if one.cell == "window aggregate" else one for one in rows]
+        also, why, _ = told([*undercut, *more, *([by] if by.cell == "int4" else [])])
+        assert also == f"{said} {named.replace('scores', f'{surely}scores')}"
+        assert clause in why
+        assert ("of no more bytes" in why) == bool(clause)
     # What is dear widens the bytes of what is shown, and not of what is said.
     dear = row("count_min 999×9", 64, difference=20.0, difference_low=19.0, difference_high=21.0, total=4 * MIB)
     for total, there in ((0.94, False), (0.96, True), (1.04, True), (1.06, False)):
@@ -293,20 +304,41 @@ def test_the_answer_says_which_cells_may_be_as_good_as_the_best() -> None:
     best = cell("exact aggregate", 7.5, 7.0, 8.5)
     near, dear = cell("streaming", 8.0, 8.4, 9.5, total=1024), cell("h2o", 7.6, 7.1, 8.6)
     away, plain = cell("tova", 9.0, 8.6, 10.0, total=1), cell("window", 8.5, 8.0, 9.0, total=2)
-    beaten = cell("knorm", 8.0, 7.5, 9.0, total=1, undercut_by=best.row, undercut=1.0)
-    said, trust = told(best, near, dear, away, plain, beaten)
+    beaten = [
+        cell("knorm", 8.0, 7.5, 9.0, total=1, undercut_by=best.row, undercut=1.0),
+        cell("random", 8.0, 7.5, 9.0, total=1, undercut_by=near.row, undercut=1.0),
+    ]
+    said, trust = told(best, near, dear, away, plain, *beaten)
     assert "`exact aggregate` and by their intervals perhaps 2 other cells do best at word perplexity" in said
     assert trust.startswith(
-        "The cheapest of these, `streaming`, is at +8.0% [+8.4, +9.5] in 1 KiB and the plain window is"
+        "The cheapest other cell that may be as good, `streaming`, is at +8.0% [+8.4, +9.5] in 1 KiB"
     )
     said, trust = told(best, dear, away, plain)
     assert "`exact aggregate` and by their intervals perhaps one other cell do best" in said
-    assert trust.startswith("The other cell, `h2o`, is at +7.6% [+7.1, +8.6] in 1,024 KiB and the plain window is at")
-    assert "`exact aggregate` does best" in told(best, away, plain, beaten)[0]  # It is surely better, paired.
+    assert trust.startswith("The other cell that may be as good, `h2o`, is at +7.6% [+7.1, +8.6] in 1,024 KiB and the")
+    # It is surely better than the window, paired, whichever way the metric goes; but not than that of another store.
+    other = replace(best, to_window=-3.0, to_window_low=-4.0, to_window_high=-2.0)
+    for one in (best, other):
+        assert "`exact aggregate` does best" in told(one, away, plain, beaten[0])[0]
+    store = replace(plain, cell="window store=int4")
+    assert "perhaps one other cell do best" in told(best, away, store)[0]
     said, trust = told(replace(best, to_window_low=-1.0), away, plain)
     assert "perhaps one other cell do best" in said
     assert trust.count("`window`") == 1
     assert "the plain window" not in trust  # It is named once.
+
+
+def test_without_intervals_the_answer_tells_the_scores_and_what_scores_the_same() -> None:
+    def told(*lost: float) -> tuple[str, str]:
+        none: dict[str, Any] = {"difference_low": NAN, "difference_high": NAN, "to_window": NAN}
+        rows = [row(f"exact decay=0.{n}", difference=one, **none) for n, one in enumerate(lost)]
+        return answer(views.cells(frame(rows), SUBJECT), SUBJECT, 64.0)[:2]
+
+    said, trust = told(1.0, 2.0)
+    assert "`exact decay=0.0` scores best at word perplexity" in said
+    assert "There are no intervals." in trust
+    assert "`exact decay=0.0` and one other cell score best at" in told(1.0, 1.0, 2.0)[0]
+    assert "`exact decay=0.0` and 2 other cells score best at" in told(1.0, 1.0, 1.0)[0]
 
 
 def test_each_method_has_one_colour_and_marker_whatever_table_it_is_in() -> None:
@@ -660,11 +692,15 @@ def test_more_pairs_in_as_many_bytes_lead_the_best_rows_without_a_rank(
     rows += [
         row(cell, cap, difference=lost, kind="sketch" if cell in sketches else "control") for cell, cap, lost in cells
     ]
-    load(browser, page.write(tmp_path, frame(rows), ABOUT))
+    # Another task comes first, with cells in another order and without one of them.
+    first = [replace(one, task="recall") for one in rows[::-1] if one.cell != "window store=int4"]
+    load(browser, page.write(tmp_path, frame(first + rows), ABOUT))
+    choose(browser, "task", "text")
     choose(browser, "cap", "64")
     best = [line.text.split(" +")[0] for line in browser.find_elements(By.CSS_SELECTOR, "#best tr")]
-    sketched = [f"2 {cell}" for cell in sketches]
-    assert best[2:] == ["window store=int4 (cap 192) equal bytes", "1 window aggregate", *sketched, "7 window"]
+    assert best[2:4] == ["window store=int4 (cap 192) equal bytes", "1 window aggregate"]
+    assert sorted(best[4:-1]) == [f"2 {cell}" for cell in sketches]
+    assert best[-1] == "7 window"
     assert "`" not in (said := browser.find_element(By.ID, "answer").text)
     assert "window store=int4 has 192 pairs in about as many bytes and scores better: +2.5%" in said
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from sketch_eval.leaderboard import views
+from sketch_eval.leaderboard.front import NOBODY
 from sketch_eval.leaderboard.numbers import change, scored, size
 from sketch_eval.leaderboard.views import Subject
 
@@ -42,20 +44,26 @@ def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> Answer:
         return Answer(f"No cell loses a pair{at}, so nothing is lost of {what}.", base + documents)
     best, rest = here.iloc[0], here.iloc[1:]
     alike = _alike(best, rest)
-    others = f" and by their intervals perhaps {_cells(len(alike))} do" if len(alike) else " does"
     lost = f"{_lost(best)} to the full cache's in {size(best['total_bytes'])}"
-    said = f"Held to {cap:g} pairs a layer, `{best['cell']}`{others} best at {what}: {lost}."
-    more = views.usable(views.more_pairs(table, cap)).sort_values("lost", kind="stable")
-    more = more[(more["total_bytes"] <= views.ABOUT * best["total_bytes"]) & (more["lost"] < best["lost"])]
+    said = f"Held to {cap:g} pairs a layer, `{best['cell']}`{_best(best, len(alike))} at {what}: {lost}."
+    near = views.usable(views.more_pairs(table, cap)).sort_values("lost", kind="stable")
+    near = near[near["total_bytes"] <= views.ABOUT * best["total_bytes"]]
+    more = near[near["lost"] < best["lost"]]
     trust = _beside(best, rest, alike) + _trust(best, rest)
+    undercut = best["undercut_by"]
     if len(more):
         cheap = more.iloc[0]
-        surely = " surely" if best["undercut_by"] == _name(cheap) else ""
+        surely = " surely" if undercut == _name(cheap) else ""
         said += (
             f" `{cheap['cell']}` has {cheap['cap']:g} pairs in about as many bytes and{surely} scores better: "
             f"{_lost(cheap)} in {size(cheap['total_bytes'])}."
         )
-        trust += f"The one of more pairs is the best of {len(more)}. " if len(more) > 1 else ""
+        trust += f"The one of more pairs is the best of {len(near)}. " if len(near) > 1 else ""
+    if undercut not in ("", NOBODY) and not (len(more) and undercut == _name(more.iloc[0])):
+        pairs, _, cell = undercut.partition(" ")
+        where = "" if pairs == f"{cap:g}" else f" of {pairs} pairs" if pairs.isdigit() else ", without a bound"
+        name = cell if where.endswith("pairs") or not where else undercut
+        trust += f"One of no more bytes is surely better than it, by document: `{name}`{where}. "
     return Answer(said, base + trust + documents, more.index[0] if len(more) else None)
 
 
@@ -64,20 +72,26 @@ def _name(row: Any) -> str:
     return f"{row['cap']:g} {row['cell']}"
 
 
-def _cells(number: int) -> str:
-    return "one other cell" if number == 1 else f"{number} other cells"
+def _best(best: Any, alike: int) -> str:
+    """What the best cell does, alone or with others."""
+    others = "one other cell" if alike == 1 else f"{alike} other cells"
+    if math.isnan(best["lost_low"]):
+        return f" and {others} score best" if alike else " scores best"
+    return f" and by their intervals perhaps {others} do best" if alike else " does best"
 
 
 def _alike(best: Any, rest: pd.DataFrame) -> pd.DataFrame:
-    """The other cells of the cap that may be as good as the best one.
+    """The other cells of the cap that may be as good as the best one; without intervals, those that score the same.
 
-    Those are not among them whose interval lies beyond the best one's, which the best one undercuts, or which are the
-    window where the best one's paired difference to the window excludes zero.
+    Those are not among them whose interval lies beyond the best one's, which some cell of the cap undercuts, or which
+    are the window of the best one's store where its paired difference to that excludes zero.
     """
-    beaten = rest["undercut_by"] == _name(best)
+    beaten = rest["undercut_by"].isin({_name(best), *map(_name, rest.to_dict("records"))})
     sure = best["to_window_low"] > 0 or best["to_window_high"] < 0
     windows = rest["cell"].map(views.is_window).astype(bool)
-    return rest[(rest["lost_low"] <= best["lost_high"]) & ~beaten & ~(windows & sure)]
+    window = windows & sure & (rest["cell"].map(views.store) == views.store(best["cell"]))
+    same = rest["lost_low"].isna() & (rest["lost"] == best["lost"])
+    return rest[same | ((rest["lost_low"] <= best["lost_high"]) & ~beaten & ~window)]
 
 
 def _beside(best: Any, rest: pd.DataFrame, alike: pd.DataFrame) -> str:
@@ -86,8 +100,8 @@ def _beside(best: Any, rest: pd.DataFrame, alike: pd.DataFrame) -> str:
     windows = rest["cell"].map(views.is_window).astype(bool)
     if len(alike):
         least = alike.sort_values(["total_bytes", "lost"], kind="stable").iloc[0]
-        which = "the other cell" if len(alike) == 1 else "the cheapest of these"
-        named[least["cell"]] = f"{which}, `{least['cell']}`, is at {_in(least)}"
+        which = "other cell that may be as good" if len(alike) == 1 else "cheapest other cell that may be as good"
+        named[least["cell"]] = f"the {which}, `{least['cell']}`, is at {_in(least)}"
     if windows.any():
         plain = rest[windows].sort_values("total_bytes", ascending=False).iloc[0]
         named.setdefault(plain["cell"], f"the plain window is at {_in(plain)}")
@@ -113,9 +127,9 @@ def _trust(best: Any, rest: pd.DataFrame) -> str:
     """How the best cell stands to the window, document by document, and how many it was chosen from."""
     paired = change(best["unit"], best["to_window"], best["to_window_low"], best["to_window_high"])
     said = f"Paired by document, `{best['cell']}` is at {paired} to the window. " if paired else ""
-    return (
-        f"{said}It is the best of {len(rest) + 1} at this cap, so part of its lead may be luck. " if len(rest) else said
-    )
+    said += "There are no intervals. " if math.isnan(best["lost_low"]) else ""
+    lead = f"It is the best of {len(rest) + 1} at this cap, so part of its lead may be luck. "
+    return said + (lead if len(rest) else "")
 
 
 def _documents(table: pd.DataFrame) -> str:

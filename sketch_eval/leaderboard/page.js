@@ -122,7 +122,7 @@ function table() {
   button.hidden = hidden <= 0;
   best(view);
 }
-function best({ ranks, ranked, beside }) {
+function best({ ranks, ranked }) {
   const { mark, lost, difference } = subject().columns, list = ranked.slice(0, 6);
   const size = (i) => cells.total_bytes[i][1], [plain] = ranked.filter((i) => cells.plain[i]).sort((a, b) => size(b) - size(a));
   if (plain !== undefined && !list.includes(plain)) list.push(plain);
@@ -136,7 +136,7 @@ function best({ ranks, ranked, beside }) {
     const tr = element("tr", "", made, { class: mark[i] });
     element("td", ranks.get(i) ?? "", tr, { class: "number" });
     const name = element("td", cells.cell[i], tr, { class: "cell" });
-    if (i === cheap) label(name, i, beside);
+    if (i === cheap) label(name, i, new Set([i]));
     else if (state.cap === "" && cells.cap[i]) name.append(` (cap ${cells.cap[i]})`);
     fill(element("td", "", tr, { class: "number" }), i === full ? subject().columns.value?.[i]?.[0] : difference[i]?.[0]);
     element("td", cells.total_bytes[i][0].replace(/\.\d$/, ""), tr, { class: "number" });

@@ -131,7 +131,7 @@ def _scatter(of: Frame, x: Any, log: bool) -> alt.LayerChart:
 def bytes_chart(of: Frame) -> alt.LayerChart:
     """What is lost against bytes over the window of the same cap."""
     x = alt.X(
-        "x:Q", title="KiB over a window of the cap (if none ran, over the cheapest cell)",
+        "x:Q", title="KiB over a window of the cap (where there is none, over the cheapest cell)",
         axis=alt.Axis(values=sorted(TICKS), format="+,d"),
         scale=alt.Scale(type="symlog", constant=1, padding=14, nice=False),
     )  # fmt: skip

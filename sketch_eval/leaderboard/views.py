@@ -199,8 +199,15 @@ def is_window(cell: str) -> bool:
 
 @cache
 def drops_the_oldest(cell: str) -> bool:
-    """Whether a cell is the plain window, or one behind a text's first pairs, in any store."""
-    return bool(re.fullmatch(rf"(window|streaming)( ({'|'.join(FORMATS)}))?", method(cell)))
+    """Whether a cell is the plain window, or the one behind a text's first pairs, in any store."""
+    return method(cell).removesuffix(store(cell)).strip() in ("window", "streaming")
+
+
+@cache
+def store(cell: str) -> str:
+    """How a cell keeps pairs, by its name: one of `FORMATS`, or nothing for the model's own numbers."""
+    last = method(cell).split()[-1]
+    return last if last in FORMATS else ""
 
 
 def more_pairs(table: pd.DataFrame, cap: float) -> pd.DataFrame:
@@ -212,7 +219,7 @@ def more_pairs(table: pd.DataFrame, cap: float) -> pd.DataFrame:
 def window_bytes(rows: pd.DataFrame) -> dict[float, float]:
     """By cap, the bytes of the plain window, with which all others are compared, where some cell has as many.
 
-    Such is any cell that drops the oldest pair, whether the first ones stay or not. Of several stores it is the one
+    Such are `window` and `streaming`, in which the first pairs stay. Of several stores it is the one
     with the most bits.
     """
     plain = rows[rows["cell"].map(drops_the_oldest) & rows["cap"].notna()]
