@@ -67,7 +67,7 @@ def test_tasks_cells_caps_and_the_order_can_be_chosen() -> None:
         ([str(RESULTS / "README.md")], "is a file; give the folder of a leaderboard"),
         ([str(RESULTS / "demo"), "--task", "recal"], "task='recal': give one of stdlib_text, recall, .*did you mean"),
         ([str(RESULTS / "demo"), "--metric", "accuracy"], "metric='accuracy': give one of byte_perplexity, acc"),
-        ([str(RESULTS / "demo"), "--cap", "65"], "cap='65': give one of 64, 256, 288, or all"),
+        ([str(RESULTS / "demo"), "--cap", "65"], "cap='65': give one of 128, 256, 288, 576, or all"),
         ([str(RESULTS / "demo"), "--cell", "rage"], "cell=rage: no cell at these caps has such a name"),
         ([str(RESULTS / "demo"), "--sort", "speed"], "sort='speed': give one of stdlib_text, cell, cap, bytes"),
     ],

@@ -101,30 +101,30 @@ def answer(tables: Tables) -> list[str]:
     same = [*_rows(tables, TABLE), *tables.each(SKETCH, "to_exact")]
     far = max(abs(end) for row in same for end in ends(row, "to_exact"))
     sketch, counts = (kib(_rows(tables, cell)[0], "sketch_bytes") for cell in (TABLE, COUNTS))
-    fold, by_sketch = (kib(_rows(tables, cell)[0]) for cell in (FOLDING, BY_SKETCH))
+    by_sketch = kib(_rows(tables, BY_SKETCH)[0])
     return [
-        "**On the small model and the texts measured so far, a sketch is not worth its bytes.** It ranks as well as "
-        f"exact counts that fade in the same way: where pairs are dropped, to within {far:.2f}% of byte perplexity. "
-        f"But where each attention head has its own, the sketches take {sketch} KiB and the counts {counts}. **And "
-        "three simple things help more than to choose better which pairs to keep: never to let go of a text's first "
-        "four pairs, to fold the oldest other one rather than drop it, and to store each number in fewer bits.** "
-        "With keys in 8 bits and values in 4, the same bytes hold 2.25 times the pairs. A cache of these beats every "
-        "ranking in float16, in as many bytes, that knows only what has been read so far. So use:",
+        "**On the small model and the texts measured so far, a sketch is not worth its bytes.** Where pairs are "
+        f"dropped it loses the same byte perplexity as exact counts, to within {far:.2f}%, but with a sketch or counts "
+        f"for each attention head the sketches take {sketch} KiB and the counts {counts}. **And three simple things "
+        "help more than to choose better which pairs to keep: never to let go of a text's first four pairs, to fold "
+        "the oldest other one rather than drop it, and to store each number in fewer bits.** With keys in 8 bits and "
+        "values in 4, the same bytes hold 2.25 times the pairs. A cache of these beats every ranking in float16, in "
+        "as many bytes, that knows only what has been read so far. So use:",
         "in about an eighth of the full cache's bytes in float16, 288 such pairs, the first four kept, the oldest "
         "other one folded, and keys stored less what those of a head have in common "
         "(`max_cache_size=288,importance=recency,sinks=4,strategy=aggregate,scope=head,store=k8v4,centred=True`). "
         f"This loses {_losses(tables, BEST)} of byte perplexity on the three texts below. With keys as they are it "
-        f"loses {_losses(tables, FOLDING)}, surely less than each ranking that ran with 288 such pairs on all three "
-        f"and knows only what has been read; where the oldest pair is dropped it is {_losses(tables, EIGHTH)}. Where "
-        f"a sketch chooses what is folded, it takes {by_sketch} KiB in place of {fold} and loses "
-        f"{_losses(tables, BY_SKETCH)};",
-        f"in a quarter of the bytes, 576 such pairs. This loses {_losses(tables, BEST_QUARTER)}. The pairs "
-        f"are {EIGHTH[1] / 1024:.0%} and {QUARTER[1] / 1024:.0%} of a text;",
+        f"loses {_losses(tables, FOLDING)}, still less than each ranking without foresight that ran with 288 such "
+        f"pairs on all three; where the oldest pair is dropped it is {_losses(tables, EIGHTH)}. A sketch that chooses "
+        f"what to fold loses {_losses(tables, BY_SKETCH)}, and takes {by_sketch} KiB;",
+        f"in a quarter of the bytes, 576 such pairs (288 and 576 are {EIGHTH[1] / 1024:.0%} and "
+        f"{QUARTER[1] / 1024:.0%} of 1024). This loses {_losses(tables, BEST_QUARTER)};",
         "on a model with rotary positions, at an eighth of 4096 tokens' bytes, 1152 such pairs with keys as they are "
-        "and the oldest dropped (`max_cache_size=1152,importance=recency,sinks=4,store=k8v4`), or 896 in 8 bits. On "
-        f"the model of this package these lose {_rotary(tables, 'k8v4', 1152)}, and {_rotary(tables, 'int8', 896)}; in "
-        f"a quarter of the bytes 1792 in 8 bits lose {_rotary(tables, 'int8', 1792)}. Nothing else surely helped: no "
-        "ranking, no folding of keys as they are stored, no mean taken from them, and not the first four pairs "
+        "and the oldest dropped (`max_cache_size=1152,importance=recency,sinks=4,store=k8v4`), or 896 in 8 bits "
+        f"(`store=int8`). On the model of this package these lose {_rotary(tables, 'k8v4', 1152)}, and "
+        f"{_rotary(tables, 'int8', 896)}. At a quarter of 4096 tokens' bytes 1792 in 8 bits lose "
+        f"{_rotary(tables, 'int8', 1792)}. To such caches nothing else was surely a gain: no ranking, no folding of "
+        "keys as they are stored, no mean taken from them, and not the first four pairs "
         "([findings](docs/findings.md#few-bits-by-the-rotary-model)), which "
         "[larger models need](https://arxiv.org/abs/2309.17453).",
     ]

@@ -110,6 +110,10 @@ def hold_bits(tables: Tables) -> None:
         "keys less their mean change nothing where keys have 8 bits": [
             max(map(abs, ends(row, "to_reference"))) < 0.05 for store, cap in sizes for row in kept(store, cap, less)
         ],
+        "nor where the oldest pair is folded is it sure": [
+            ends(row, "to_reference")[0] < 0 < ends(row, "to_reference")[1]
+            for row in rows(f"streaming aggregate{APART} store=k8v4{less}", 1152)
+        ],
         "they help 4 bits": [ends(row, "to_reference")[1] < 0 for row in kept("int4", 1536, less)],
         "4 bits are worse all the same": [
             at(four, "difference") > at(eight, "difference")
