@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bisect
 import copy
+import heapq
 import inspect
 import itertools
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -489,9 +491,8 @@ def test_the_bundled_models_follow_the_oracle_on_real_text(name: str, fate: dict
     """To within twice what float32 makes of the untouched model's own logits, for both sides are so rounded."""
     model = AutoModelForCausalLM.from_pretrained(bundled.path(name), dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(bundled.path(name))
-    tokens = torch.tensor(
-        [tokenizer(text)["input_ids"][:56] for text in (cast(str, str.__doc__) * 3, inspect.getsource(bisect))]
-    )
+    texts = (cast(str, str.__doc__) * 3, *map(inspect.getsource, (bisect, heapq, textwrap)))
+    tokens = torch.tensor([tokenizer(text)["input_ids"][:56] for text in texts])
     with torch.no_grad():
         rounding = (copy.deepcopy(model).double()(tokens).logits - model(tokens).logits).abs().max().item()
     enable(model)

@@ -22,7 +22,7 @@ from sketch_eval.errors import UsageError
 from sketch_eval.execution import Execution, advance, choose, stepwise
 from sketch_eval.execution import triton as execution
 from sketch_eval.execution.triton.build import Built, compiled
-from sketch_eval.execution.triton.plan import SOURCES
+from sketch_eval.execution.triton.plan import COUNT_MIN, SOURCES
 from sketch_eval.state import LayerState
 
 Scope = Literal["layer", "head"]
@@ -332,6 +332,9 @@ SPILLED, SHARED = 64, 40 * 1024
 40 KiB an SM of an A100 has room for four. What spills is not touched in the loop over tokens."""
 WIDE_SPILLED, WIDE_SHARED = 384, 64 * 1024
 """The same for float32 vectors, whose products take more registers: there the loop over tokens spills, too."""
+LARGEST_SPILLED = 160
+"""The same in half precision where a thread has the most numbers: a layer's twelve heads, a sketch of more than 480
+pairs, and queries that see a part of them. There a hundredth of the loop's instructions are spills."""
 
 KEY: list[dict[str, Any]] = [
     {"cell": {"max_cache_size": 64, "importance": "exact", "scope": "head"}, "heads": 1, "queries": 1},
@@ -354,10 +357,13 @@ ALL: list[dict[str, Any]] = [
 
 
 def assert_fits(built: Built, wide: bool = False) -> None:
+    plan = built.plan
+    largest = plan.source == COUNT_MIN and plan.hide and plan.queries > 8 and plan.columns > 512
     assert built.registers <= 255
-    assert built.stack <= (WIDE_SPILLED if wide else SPILLED), built.plan
-    assert built.shared <= (WIDE_SHARED if wide else SHARED), built.plan
-    assert wide or not any(code.startswith(("LDL", "STL")) for code in built.step), built.plan
+    assert built.stack <= (WIDE_SPILLED if wide else LARGEST_SPILLED if largest else SPILLED), plan
+    assert built.shared <= (WIDE_SHARED if wide else SHARED), plan
+    spills = sum(code.startswith(("LDL", "STL")) for code in built.step)
+    assert wide or spills <= (len(built.step) / 80 if largest else 0), plan
     # Vectors meet in matrix products, which are no step's.
     assert not any(code.startswith("HMMA") for code in built.step)
 

@@ -84,10 +84,12 @@ def plan_for(cell: CacheConfig, heads: int, queries: int, head_dim: int, wide: b
     assert cell.max_cache_size is not None
     cap, fold = cell.max_cache_size, cell.strategy == "aggregate"
     # A thread has 16 numbers of a step's largest tile, and 4 columns where a step does much with each: measured best on
-    # an H100, of all powers of two (benchmarks/gpu.md). One warp has no registers for a sketch and a long chunk.
+    # an H100, of all powers of two (benchmarks/gpu.md). Few warps have no registers for a sketch and a long chunk,
+    # least where vectors are long or in float32: these chunks are short by what the compiler counts, and unmeasured.
     source = SOURCES[cell.importance]
     simple = not fold and source != COUNT_MIN
-    short = cap < CHUNK or (source == COUNT_MIN and not fold and queries < 8 and cap <= 3 * CHUNK)
+    spilling = cap <= (4 if head_dim > 64 else 3) * CHUNK and (not fold or head_dim > 64)
+    short = cap < CHUNK or (source == COUNT_MIN and queries < 8 and (wide or spilling))
     chunk = CHUNK // 2 if short else CHUNK
     columns = power_of_two(cap + (2 if fold else 1) * chunk)
     threads = max(power_of_two(queries) * columns // 16, 0 if simple else columns // 4)
