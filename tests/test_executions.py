@@ -498,7 +498,7 @@ def test_the_bundled_models_follow_the_oracle_on_real_text(name: str, fate: dict
     enable(model)
     cell = CacheConfig(max_cache_size=24, width=32, depth=3, recent=0.5, item="token", **fate)
     compared, there = assert_follows_oracle(model, cell, tokens, torch.ones_like(tokens), max(1e-4, 2 * rounding))
-    assert compared >= 0.7 * there
+    assert compared >= (0.6 if FATES[cell.strategy].turns else 0.8) * there  # Turned keys are more often nearly equal.
 
 
 @pytest.mark.parametrize("fate", [{}, {"conservative": True}, {"strategy": "aggregate"}], ids=str)
