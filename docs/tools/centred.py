@@ -72,8 +72,6 @@ def lines(tables: Tables, texts: Sequence[Text], whole: int) -> str:
         for text in texts:
             found = tables.row(text, cell, cap)
             shown += [percent(found, "difference"), percent(found, "to_reference") if found["to_reference"] else ""]
-        name = cell.replace(APART, "").removesuffix(" store=float16").replace("store=float16 ", "")
-        made.append(
-            f"| {cap or 'all'} | {name.replace('centred=True', 'centred')} | {kib(row)} | {' | '.join(shown)} |"
-        )
+        name = cell.replace(APART, "").replace("centred=True", "centred")
+        made.append(f"| {cap or 'all'} | {name} | {kib(row)} | {' | '.join(shown)} |")
     return "\n".join(made)

@@ -60,16 +60,21 @@ def answer(table: pd.DataFrame, subject: Subject, cap: float | None) -> Answer:
         )
         trust += f"The one of more pairs is the best of {len(near)}. " if len(near) > 1 else ""
     if undercut not in ("", NOBODY) and not (len(more) and undercut == _name(more.iloc[0])):
-        pairs, _, cell = undercut.partition(" ")
-        where = "" if pairs == f"{cap:g}" else f" of {pairs} pairs" if pairs.isdigit() else ", without a bound"
-        name = cell if where.endswith("pairs") or not where else undercut
-        trust += f"One of no more bytes is surely better than it, by document: `{name}`{where}. "
+        trust += f"One of no more bytes is surely better than it, by document: {_told(undercut, cap)}. "
     return Answer(said, base + trust + documents, more.index[0] if len(more) else None)
 
 
 def _name(row: Any) -> str:
     """What a row is called where another says that it is undercut by it."""
     return f"{row['cap']:g} {row['cell']}"
+
+
+def _told(name: str, cap: float) -> str:
+    """A cell by its `_name`, or by its own where it has no cap, as a sentence on a cap tells it."""
+    pairs, _, cell = name.partition(" ")
+    if not pairs.isdigit():
+        return f"`{name}`, without a bound"
+    return f"`{cell}`" if pairs == f"{cap:g}" else f"`{cell}` of {pairs} pairs"
 
 
 def _best(best: Any, alike: int) -> str:

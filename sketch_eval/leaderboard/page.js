@@ -90,8 +90,8 @@ function fill(cell, shown) {
 }
 function label(parent, i, beside) {
   const other = cells.cap[i] ? "equal bytes" : "no bound";
-  const mark = beside.has(i) && cells.kind[i] !== "full" ? other : MARKS[subject().columns.mark[i]];
-  if (beside.has(i) && cells.cap[i]) parent.append(` (cap ${cells.cap[i]})`);
+  const mark = beside && cells.kind[i] !== "full" ? other : MARKS[subject().columns.mark[i]];
+  if (beside && cells.cap[i]) parent.append(` (cap ${cells.cap[i]})`);
   if (mark) parent.append(" "), element("span", mark, parent, { class: "mark" });
 }
 const baseline = (column, i) => column.key === "difference" && subject().columns.mark[i] === "full" ? "baseline" : "";
@@ -111,7 +111,7 @@ function table() {
       const td = element("td", "", tr, { class: `${kind} ${column.numeric ? "number" : ""}` });
       if (column.key === "cell") {
         element("button", cells.cell[i], td, { type: "button", "aria-expanded": "false", title: "details" });
-        label(td, i, view.beside);
+        label(td, i, view.beside.has(i));
       } else fill(td, baseline(column, i) || entry(column, i, view.ranks)?.[0]);
     }
   }
@@ -136,7 +136,7 @@ function best({ ranks, ranked }) {
     const tr = element("tr", "", made, { class: mark[i] });
     element("td", ranks.get(i) ?? "", tr, { class: "number" });
     const name = element("td", cells.cell[i], tr, { class: "cell" });
-    if (i === cheap) label(name, i, new Set([i]));
+    if (i === cheap) label(name, i, true);
     else if (state.cap === "" && cells.cap[i]) name.append(` (cap ${cells.cap[i]})`);
     fill(element("td", "", tr, { class: "number" }), i === full ? subject().columns.value?.[i]?.[0] : difference[i]?.[0]);
     element("td", cells.total_bytes[i][0].replace(/\.\d$/, ""), tr, { class: "number" });
