@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -30,8 +30,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from sketch_eval import bundled
 from sketch_eval.attention import in_parts
-from sketch_eval.counts import passed
-from sketch_eval.lm import SketchGPT2, _key
+from sketch_eval.lm import SketchGPT2
 
 BATCH, CAP = 8, 64
 WINDOWS = 2
@@ -43,19 +42,15 @@ Request = tuple[tuple[str, str], list[int], list[int]]
 class WholeGPT2(SketchGPT2):
     """As lm-eval itself does it: logits of every token, all at once."""
 
-    def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> Any:
+    def _loglikelihood_tokens(self, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        return HFLM._loglikelihood_tokens(self, *args, **kwargs)
+
+    def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
         cache = self._new_cache(inps)
-        self._scored = (cache, inps, iter(range(len(inps))))
         if cache is None:
-            return HFLM._model_call(self, inps, attn_mask, labels)
+            return cast(torch.Tensor, HFLM._model_call(self, inps, attn_mask, labels))
         with torch.no_grad():
             return torch.cat([part.logits for part in in_parts(self.model, inps, cache)], dim=1)
-
-    def _select_cont_toks(self, logits: Any, contlen: int = 0, inplen: int = 0) -> torch.Tensor:
-        cache, inps, rows = self._scored
-        row = next(rows)
-        self._passes[_key(inps[row, :inplen])] = passed(cache, row, inplen, self.rounds)
-        return HFLM._select_cont_toks(self, logits, contlen=contlen, inplen=inplen)
 
 
 def requests(shape: str, times: int = 1) -> list[Request]:

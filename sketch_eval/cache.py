@@ -90,7 +90,6 @@ class SketchCache(Cache):
         self.cell, self.traced = cell, traced
         self._centres = needed(centres, count) if cell.centred else {}
         self._traces: list[list[Trace]] = [[] for _ in range(count)]
-        self._decisions: torch.Tensor | None = None
         self._tokens = self._valid = torch.empty(0)
         self._announced = 0
 
@@ -161,7 +160,6 @@ class SketchCache(Cache):
             output, trace = self.layers[layer].attend(Call(q, k, v, tokens, valid, scaling))
         if self.traced:
             self._traces[layer].append(trace)
-            self._decisions = None
         return output
 
     def trace(self, layer: int) -> Trace:
@@ -178,17 +176,6 @@ class SketchCache(Cache):
         if not self._traces[layer]:
             raise UsageError("past_key_values: the model's attention never asked the cache, which so bounded nothing")
         return Trace.join(self._traces[layer])
-
-    def decisions(self) -> torch.Tensor:
-        """Victims, survivors and hidden pairs of every layer's `trace`, int32 `[layers, 3, rows, tokens]`, on the CPU.
-
-        They are brought there once, until a token more is decided: a GPU is not asked for each sequence and layer.
-        """
-        if self._decisions is None:
-            traces = [self.trace(layer) for layer in range(len(self.layers))]
-            decided = [torch.stack((each.victims, each.survivors, each.hidden)).cpu() for each in traces]
-            self._decisions = torch.stack(decided)
-        return self._decisions
 
     def nbytes(self) -> dict[str, int]:
         """Bytes of all the tensors that the cache owns, by name, summed over the layers (docs/design.md §6)."""
@@ -215,7 +202,6 @@ class SketchCache(Cache):
 
     def _select_traces(self, sequences: torch.Tensor) -> None:
         """Make the traces those of the given sequences, as the layers' stores were made."""
-        self._decisions = None
         for layer, traces in enumerate(self._traces):
             if traces:
                 whole = Trace.join(traces)
@@ -224,5 +210,5 @@ class SketchCache(Cache):
 
     def reset(self) -> None:
         super().reset()
-        self._traces, self._decisions = [[] for _ in self.layers], None
+        self._traces = [[] for _ in self.layers]
         self._announced = 0

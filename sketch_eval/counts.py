@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import torch
 from transformers import Cache
 
 from sketch_eval.cache import SketchCache
@@ -40,20 +42,36 @@ class Count:
         return Count(1, int(binds), self.evictions, self.folds, self.hidden, self.rounded)
 
 
-def passed(cache: Cache | None, sequence: int, columns: int | None, rounded: bool) -> Count:
-    """What one sequence of a cache, traced where it is bounded, counted over its first columns of input.
+def tally(cache: Cache | None, columns: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Evictions, folds and hidden pairs of each sequence of a cache, int64 `[sequences, 3]`, on a device.
 
-    rounded: whether it keeps pairs in other numbers than the model's own.
+    Args:
+        cache: the cache, traced where it is bounded; any other one evicts nothing.
+        columns: of each sequence, how many of its first columns of input count.
+        device: where they are wanted; no GPU is waited for.
     """
-    total = Count(rounded=int(rounded))
+    total = torch.zeros(len(columns), 3, dtype=torch.int64, device=device)
     if not isinstance(cache, SketchCache):
         return total
-    rows = slice(sequence * cache.units, (sequence + 1) * cache.units)
-    victims, survivors, hidden = cache.decisions()[:, :, rows, :columns].unbind(1)
-    total.evictions = int((victims >= 0).sum())
-    total.folds = int((survivors >= 0).sum())
-    total.hidden = int(hidden.sum())
+    ends = torch.tensor(columns).to(device, non_blocking=True).repeat_interleave(cache.units)[:, None]
+    for layer in range(len(cache.layers)):
+        decided = cache.trace(layer)
+        within = torch.arange(decided.victims.shape[1], device=device) < ends
+        each = (decided.victims >= 0, decided.survivors >= 0, decided.hidden)
+        sums = [(within * one.to(device)).sum(1).unflatten(0, (-1, cache.units)).sum(1) for one in each]
+        total += torch.stack(sums, 1)
     return total
+
+
+def passed(tallied: torch.Tensor, rounded: bool) -> list[Count]:
+    """What the pass of each sequence counts, of a `tally`.
+
+    rounded: whether pairs were kept in other numbers than the model's own.
+    """
+    return [
+        Count(evictions=evictions, folds=folds, hidden=hidden, rounded=int(rounded))
+        for evictions, folds, hidden in tallied.tolist()
+    ]
 
 
 class Counts:

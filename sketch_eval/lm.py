@@ -6,7 +6,6 @@ import bisect
 import itertools
 import json
 import logging
-from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.utils import get_rolling_token_windows
+from tqdm import tqdm
 from transformers import Cache
 
 from sketch_eval import provenance
@@ -24,18 +24,16 @@ from sketch_eval.arguments import check_generation
 from sketch_eval.attention import foresee, in_parts
 from sketch_eval.cache import SketchCache
 from sketch_eval.centres import Centres, mean_keys, tokens_for
-from sketch_eval.counts import Count, Counts, passed
+from sketch_eval.counts import Count, Counts, passed, tally
 from sketch_eval.errors import UsageError, report_in_one_line
 from sketch_eval.ledger import ledger
 from sketch_eval.loading import LoadedLM
-from sketch_eval.scored import Asked, Logits, Row, headless, logits_of
+from sketch_eval.scored import ROWS, Begun, OnItsWay, Text, ahead, headless, logits_of, pad, score, texts_of
 from sketch_eval.unbounded import FormatCache
 
 report_in_one_line()  # lm-eval's command line imports this module when it is asked for the model.
 
 _log = logging.getLogger(__name__)
-
-_NOTHING_SCORED: tuple[Cache | None, torch.Tensor, Iterator[int]] = (None, torch.empty(0), iter(()))
 
 _CACHE_OWNER = "sketch_eval:owner"
 
@@ -53,14 +51,10 @@ class SketchHF(LoadedLM):
         super().__init__(*args, **arguments)
         self._forget_counts()
         self._asked: list[Count] = []
-        self._scored = _NOTHING_SCORED
-        self._rows = Asked()
-        self._passes: dict[bytes, Count] = {}
         self._contexts: list[str] = []
         self._answers: defaultdict[str, deque[Count]] = defaultdict(deque)
 
-    # Scoring. HFLM pads a batch on the right and tells `_model_call` no lengths; it then selects each row's logits,
-    # in order, and says how long the row is. Calls that only probe for a batch size select nothing.
+    # Scoring.
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         with self._evaluating("loglikelihood"):
@@ -88,40 +82,65 @@ class SketchHF(LoadedLM):
         )
         return sum(1 for _ in windows)
 
-    def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        # What the model is given for each request: those that are given the same share one pass.
-        inputs = [
-            array("q", (context + continuation)[-(self.max_length + 1) :][:-1]).tobytes()
-            for _, context, continuation in requests
-        ]
-        self._passes, self._rows = {}, Asked()
-        for given, (_, _, continuation) in zip(inputs, requests, strict=True):
-            self._rows.add(given, len(continuation))
-        size: Any = self.batch_size_per_gpu  # type: ignore[has-type]
-        if self.cell.foresees:  # Padding after a text's end must not be foreseen: one text at a time.
-            self.batch_size_per_gpu = 1
-        try:
-            answers = super()._loglikelihood_tokens(requests, *args, **kwargs)
-        finally:
-            self.batch_size_per_gpu = size
-        self._asked += [self._passes[given] for given in inputs]
-        self._scored, self._rows = _NOTHING_SCORED, Asked()  # Nothing outlives a request.
-        return answers
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        """HFLM's answers, of whose logits only those are made that are asked for (`scored`)."""
+        answers: dict[int, tuple[float, bool]] = {}
+        asked: dict[int, Count] = {}
+        batches = self._batches(texts_of(requests, self.max_length), override_bs)
+        with tqdm(
+            total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Running loglikelihood requests"
+        ) as progress:
+            for batch in ahead(map(self._begin, batches), int(self.device.type == "cuda")):
+                for number, answer, count in batch.finish():
+                    answers[number], asked[number] = answer, count
+                    name = requests[number][0]
+                    if name is not None:  # Windows of a text have no name: the whole text's is kept where they meet.
+                        self.cache_hook.add_partial("loglikelihood", name, answer)
+                    progress.update(1)
+        self._asked += [asked[number] for number in range(len(requests))]
+        return [answers[number] for number in range(len(requests))]
+
+    def _batches(self, texts: list[Text], override: int | None) -> Iterator[list[Text]]:
+        """Texts that go through the model together, in batches as large as HFLM's."""
+        ordered = [(None, text.tokens, text.continuations[0][-1:]) for text in texts]
+        self.batch_sizes: dict[int, int] = {}
+        first = 0
+        while first < len(texts):
+            size: Any = self.batch_size
+            if self.cell.foresees:  # Padding after a text's end must not be foreseen: one text at a time.
+                size = 1
+            elif size == "auto":
+                size = override or self._batch_scheduler(first, ordered)
+            yield texts[first : first + size]
+            first += size
+
+    def _begin(self, texts: list[Text]) -> Begun:
+        """A batch's pass, of which nothing has been asked for yet: a GPU may still be at it."""
+        tokens = pad(texts, self.device)
+        cache = self._new_cache(tokens)
+        hidden = self._pass(tokens, cache)
+        said, greedy = score(hidden, texts, self._head, self.softmax_dtype)
+        before = hidden.shape[1] - tokens.shape[1]
+        tallied = tally(cache, [before + len(text.tokens) for text in texts], hidden.device)
+        return Begun(texts, OnItsWay((said, greedy, tallied)), self.rounds)
+
+    def _pass(self, tokens: torch.Tensor, cache: Cache | None) -> torch.Tensor:
+        """What the model's head would be given, `[batch, tokens, width]`."""
+        with headless(self.transformer) as hidden, torch.no_grad(), self._autocast():
+            if cache is None:
+                self.model(tokens)
+            else:
+                for _ in in_parts(self.model, tokens, cache):
+                    pass
+        return torch.cat(hidden, dim=1)
 
     def _model_call(
         self, inps: torch.Tensor, attn_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None
-    ) -> Logits:
-        """The logits, which are made when `_select_cont_toks` asks for them."""
-        cache = self._new_cache(inps)
-        self._scored = (cache, inps, iter(range(len(inps))))
-        with headless(self.transformer) as hidden:
-            if cache is None:
-                super()._model_call(inps, attn_mask, labels)
-            else:
-                with torch.no_grad(), self._autocast():
-                    for _ in in_parts(self.model, inps, cache):
-                        pass
-        return Logits(torch.cat(hidden, dim=1), self._head, self._rows.spans(inps))
+    ) -> torch.Tensor:
+        """As much of a pass as is in memory at once: HFLM looks for the largest batch that fits by this call alone."""
+        return self._head(self._pass(inps, self._new_cache(inps)).flatten(0, 1)[:ROWS])
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         """The logits of the last layer's output."""
@@ -131,12 +150,6 @@ class SketchHF(LoadedLM):
     def _autocast(self) -> torch.autocast:
         dtype = self.mixed_precision_dtype
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def _select_cont_toks(self, logits: Row, contlen: int = 0, inplen: int = 0) -> torch.Tensor:
-        cache, inps, rows = self._scored
-        row = next(rows)
-        self._passes[_key(inps[row, :inplen])] = passed(cache, row, inplen, self.rounds)
-        return logits.logits.log_softmax(logits.text, (inplen - contlen, inplen))
 
     # Generation. HFLM pads on the left, and goes on with every row until all have met a stop string.
 
@@ -156,7 +169,7 @@ class SketchHF(LoadedLM):
             check_generation(request.args[1], self.transformer.generation_config, self.max_length)
             groups[repr(request.args[1])].append(index)
         answers, asked = [""] * len(requests), [Count()] * len(requests)
-        size: Any = self.batch_size_per_gpu
+        size: Any = self.batch_size_per_gpu  # type: ignore[has-type]
         if size == "auto":
             # Once, and not in each call: processes find the least of their sizes together, and need not have as many
             # settings.
@@ -193,11 +206,13 @@ class SketchHF(LoadedLM):
         if cache is not None:
             generation["past_key_values"] = cache
         tokens = super()._model_generate(context, max_length, stop, **generation)
-        padded = context.shape[1]
-        for row, text in enumerate(self._contexts):
-            # The last token of an answer is never fed back.
-            columns = padded + max(self._answer_length(tokens[row, padded:].tolist(), stop) - 1, 0)
-            self._answers[text].append(passed(cache, row * generation.get("num_beams", 1), columns, self.rounds))
+        padded, beams = context.shape[1], generation.get("num_beams", 1)
+        # The last token of an answer is never fed back.
+        fed = [max(self._answer_length(answer, stop) - 1, 0) for answer in tokens[:, padded:].tolist()]
+        columns = [padded + count for count in fed for _ in range(beams)]
+        counts = passed(tally(cache, columns, self.device).cpu(), self.rounds)
+        for text, count in zip(self._contexts, counts[::beams], strict=True):
+            self._answers[text].append(count)
         return tokens
 
     def _answer_length(self, tokens: list[int], stop: list[str]) -> int:
@@ -350,8 +365,3 @@ class SketchGPT2(SketchHF):
 def _check_tokens(string: str, tokens: int) -> None:
     if string and not tokens:
         raise UsageError(f"tokenizer: no tokens for {string[:40]!r}, which would seem certain; give another")
-
-
-def _key(tokens: torch.Tensor) -> bytes:
-    """Ids, int64, as bytes."""
-    return tokens.cpu().numpy().tobytes()

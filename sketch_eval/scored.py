@@ -1,26 +1,31 @@
-"""The logits of a pass, made where lm-eval scores a continuation and nowhere else.
+"""How given texts are scored: each goes through the model once, and logits are made where a continuation is scored.
 
-lm-eval asks a model for logits `[batch, tokens, vocabulary]`, takes the log-softmax of them all, and then selects of
-each text the rows that it scores: the last few of up to a thousand where a task asks for a continuation. Here it is
-given `Logits` instead, which stand for the same numbers and are computed for the selected rows, some at a time.
+lm-eval's own way makes the logits `[batch, tokens, vocabulary]` of a batch and their log-softmax, and then goes through
+its requests one by one, each of which asks the device a few times. A continuation is the last few of up to a thousand
+tokens, so here logits are made of its rows alone, some at a time, and a batch is asked once for all that its requests
+want to know.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from sketch_eval.counts import Count, passed
+from sketch_eval.errors import UsageError
 from sketch_eval.families import family_of
 
-Span = tuple[int, int]
-"""Rows of a text, from the first to before the last."""
+T = TypeVar("T")
+
+Request = tuple[Any, list[int], list[int]]
+"""lm-eval's: what its answer is kept by, the tokens of the context and those of the continuation."""
 
 ROWS = 1024
 """Rows whose logits are in memory at once, or those of one text where it has more."""
@@ -53,105 +58,173 @@ def logits_of(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     return family_of(model.config).finish(model.config, model.get_output_embeddings()(hidden)[:rows])
 
 
-class Asked:
-    """How many of a text's last rows are scored, for the texts that lm-eval is about to batch."""
+@dataclass
+class Text:
+    """What the model is given once, and the requests that it answers.
 
-    def __init__(self) -> None:
-        self._rows: defaultdict[int, dict[bytes, int]] = defaultdict(dict)  # By length, in bytes, and by text.
-
-    def add(self, text: bytes, rows: int) -> None:
-        """Rows of a text, int64 ids as bytes; the most of them, where it is asked several times."""
-        same = self._rows[len(text)]
-        same[text] = max(rows, same.get(text, 0))
-
-    def spans(self, batch: torch.Tensor) -> list[Span]:
-        """The rows of each text of a batch that are likely to be scored; all where that is not known.
-
-        A text that ends in the padding's token cannot be told from a shorter one; `Logits` make up for a wrong guess.
-
-        Args:
-            batch: ids, int64 `[batch, tokens]`, padded on the right with zeros.
-        """
-        found, lengths, item = [], sorted(self._rows, reverse=True), batch.element_size()
-        for row in batch.cpu().numpy():
-            filled, text = item * (int(row.nonzero()[0].max(initial=-1)) + 1), row.tobytes()
-            likely = (n for n in lengths if filled <= n <= len(text) and text[:n] in self._rows[n])
-            n = next(likely, 0)
-            rows = self._rows[n][text[:n]] if n else len(row)
-            end = n // item if n else len(row)
-            found.append((end - rows, end))
-        return found
-
-
-class Logits:
-    """What stands for the logits of a batch: it can be given to `log_softmax`, and gone through text by text.
-
-    Args:
-        hidden: what the model's head is given, `[batch, tokens, width]`.
-        head: the logits `[rows, vocabulary]` of its rows.
-        expected: the rows of each text that will be asked for; a wrong guess costs time only.
+    Attributes:
+        tokens: what the model is given.
+        requests: their numbers.
+        continuations: their continuations, in the same order.
     """
 
-    def __init__(
-        self, hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor], expected: list[Span]
-    ) -> None:
-        self._hidden, self._head, self._expected = hidden, head, expected
-        self._dtype: torch.dtype | None = None
-        self._ready: dict[int, torch.Tensor] = {}
+    tokens: list[int]
+    requests: list[int] = field(default_factory=list)
+    continuations: list[list[int]] = field(default_factory=list)
 
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, arguments: tuple[Any, ...] = (), settings: dict[str, Any] | None = None
-    ) -> Any:
-        """torch's protocol for what is given to its functions in place of a tensor."""
-        if function is not F.log_softmax:
-            return NotImplemented
-        logits: Logits = arguments[0]
-        logits._dtype = (settings or {}).get("dtype")
-        logits._prepare(0)  # lm-eval looks for the largest batch that fits into memory by this call alone.
-        return logits
+    @property
+    def rows(self) -> int:
+        """How many of its last rows are scored."""
+        return max(map(len, self.continuations))
 
-    def __iter__(self) -> Iterator[Row]:
-        return (Row(self, text) for text in range(len(self._hidden)))
 
-    def row_count(self) -> int:
-        """Rows that each text has, padding included."""
-        return self._hidden.shape[1]
+def texts_of(requests: Sequence[Request], longest: int) -> list[Text]:
+    """The distinct texts that the model is given for requests, in HFLM's order: the longest first.
 
-    def log_softmax(self, text: int, rows: Span) -> torch.Tensor:
-        """Of one text's rows, `[rows, vocabulary]`."""
-        if text not in self._ready:
-            self._prepare(text)
-        first, last = self._expected[text]
-        if first <= rows[0] and rows[1] <= last:
-            return self._ready[text][rows[0] - first : rows[1] - first]
-        return self._log_softmax([self._hidden[text, slice(*rows)]])
+    Requests that differ in their last token alone share a text, as one-token answers to one question do. Of what is
+    longer than the model reads, the first tokens are left out.
 
-    def _prepare(self, text: int) -> None:
-        """Make those of a text and of as many after it as fit, in place of those that were there."""
-        self._ready = {}
-        texts: list[torch.Tensor] = []
-        sizes: list[int] = []
-        for following in range(text, len(self._hidden)):
-            first, last = self._expected[following]
-            if texts and sum(sizes) + last - first > ROWS:
-                break
-            texts.append(self._hidden[following, first:last])
-            sizes.append(last - first)
-        self._ready = dict(enumerate(self._log_softmax(texts).split(sizes), text))
+    Args:
+        requests: the requests.
+        longest: tokens that the model reads.
 
-    def _log_softmax(self, hidden: list[torch.Tensor]) -> torch.Tensor:
-        return F.log_softmax(self._head(torch.cat(hidden)), dim=-1, dtype=self._dtype)
+    Raises:
+        UsageError: a continuation has no tokens, or more than the model reads.
+    """
+    texts: dict[bytes, Text] = {}
+    order: dict[bytes, tuple[int, list[int]]] = {}
+    for number, (name, context, continuation) in enumerate(requests):
+        if not context or not 0 < len(continuation) <= longest:
+            raise UsageError(
+                f"a request has a context of {len(context)} tokens and a continuation of {len(continuation)}, and "
+                f"max_length={longest}: it takes at least one of each, and a continuation that the model reads whole; "
+                f"look at the task's document {str(name)[:60]!r}"
+            )
+        whole = context + continuation
+        tokens = whole[-(longest + 1) : -1]
+        key = array("q", tokens).tobytes()
+        text = texts.setdefault(key, Text(tokens))
+        order.setdefault(key, (-len(whole), whole))
+        text.requests.append(number)
+        text.continuations.append(continuation)
+    return [texts[key] for key in sorted(texts, key=order.__getitem__)]
+
+
+def ahead(begun: Iterable[T], count: int) -> Iterator[T]:
+    """What was begun, each after so many more were begun: on a GPU a pass goes on while the last one's answers are
+    made."""
+    waiting: deque[T] = deque()
+    for one in begun:
+        waiting.append(one)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def pad(texts: Sequence[Text], device: torch.device) -> torch.Tensor:
+    """The ids of a batch, int64 `[batch, tokens]`, with zeros on the right."""
+    tokens = torch.zeros(len(texts), max(len(text.tokens) for text in texts), dtype=torch.int64)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text.tokens)] = torch.tensor(text.tokens)
+    return send(tokens, device)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the processor's on a device; a GPU fetches it when it comes to it."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+class OnItsWay:
+    """Tensors that a GPU copies to the processor when it comes to them; nobody waits before `arrived`."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._tensors = list(tensors)
+        if any(tensor.is_cuda for tensor in tensors):
+            self._tensors = [
+                torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+                for tensor in tensors
+            ]
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def arrived(self) -> list[torch.Tensor]:
+        """The tensors, on the CPU."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._tensors
 
 
 @dataclass(frozen=True)
-class Row:
-    """One text of a batch's `Logits`, in the place of its logits `[tokens, vocabulary]`."""
+class Begun:
+    """A batch whose pass has begun.
 
-    logits: Logits
-    text: int
+    Attributes:
+        texts: those that it has.
+        found: of each token of each continuation its log-probability, and whether it is the likeliest (`score`); and
+            what the cache counts of each text (`counts.tally`).
+        rounded: as in `counts.passed`.
+    """
 
-    @property
-    def shape(self) -> tuple[int]:
-        """As many rows as it stands for."""
-        return (self.logits.row_count(),)
+    texts: list[Text]
+    found: OnItsWay
+    rounded: bool
+
+    def finish(self) -> Iterator[tuple[int, tuple[float, bool], Count]]:
+        """Of every request its number, lm-eval's answer (log-likelihood in nats, whether greedy) and its count."""
+        said, greedy, tallied = self.found.arrived()
+        first = 0
+        for text, count in zip(self.texts, passed(tallied, self.rounded), strict=True):
+            for number, continuation in zip(text.requests, text.continuations, strict=True):
+                last = first + len(continuation)
+                yield number, (said[first:last].sum().item(), bool(greedy[first:last].all())), count
+                first = last
+
+
+def score(
+    hidden: torch.Tensor,
+    texts: Sequence[Text],
+    head: Callable[[torch.Tensor], torch.Tensor],
+    dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every token of every continuation, text by text: its log-probability, and whether it is the likeliest, bool.
+
+    Args:
+        hidden: what the model's head is given, `[batch, tokens, width]`; tokens that an adapter puts before the texts
+            are the first.
+        texts: those of the batch.
+        head: the logits `[rows, vocabulary]` of its rows.
+        dtype: of the log-softmax; None is the logits' own.
+    """
+    extra = hidden.shape[1] - max(len(text.tokens) for text in texts)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for first, last in _groups(texts):
+        rows: list[int] = []
+        at: list[int] = []
+        ids: list[int] = []
+        for row in range(first, last):
+            text = texts[row]
+            end = row * hidden.shape[1] + extra + len(text.tokens)
+            rows += range(end - text.rows, end)
+            for continuation in text.continuations:
+                at += range(len(rows) - len(continuation), len(rows))
+                ids += continuation
+        where, which, token = (send(torch.tensor(each), hidden.device) for each in (rows, at, ids))
+        logits = head(hidden.flatten(0, 1)[where])
+        # In place where it can be: new memory of that size takes a CPU longer than the log-softmax does.
+        into = logits if dtype in (None, logits.dtype) else None
+        likely = torch.log_softmax(logits, dim=-1, dtype=dtype, out=into)
+        found.append((likely[which, token], likely.argmax(-1)[which] == token))
+    said, greedy = (torch.cat(each) for each in zip(*found, strict=True))
+    return said, greedy
+
+
+def _groups(texts: Sequence[Text]) -> Iterator[tuple[int, int]]:
+    """The texts, from the first to before the last, whose rows are in memory at once."""
+    first, rows = 0, 0
+    for row, text in enumerate(texts):
+        if rows and rows + text.rows > ROWS:
+            yield first, row
+            first, rows = row, 0
+        rows += text.rows
+    yield first, len(texts)

@@ -25,8 +25,7 @@ from transformers import AutoModelForCausalLM
 from sketch_eval import UsageError
 from sketch_eval.cache import SketchCache
 from sketch_eval.config import CacheConfig
-from sketch_eval.counts import Count
-from sketch_eval.lm import SketchGPT2, _key
+from sketch_eval.lm import SketchGPT2
 from sketch_eval.provenance import fingerprint
 from sketch_eval.unbounded import FormatCache
 
@@ -122,15 +121,12 @@ def test_answers_and_counts_do_not_depend_on_the_batch(
 class WholeGPT2(SketchGPT2):
     """As lm-eval itself does it: logits of every token, all at once."""
 
-    def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> Any:
-        cache = self._new_cache(inps)
-        self._scored = (cache, inps, iter(range(len(inps))))
-        with torch.no_grad():
-            return self.model(inps, past_key_values=cache).logits
+    def _loglikelihood_tokens(self, *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        return HFLM._loglikelihood_tokens(self, *args, **kwargs)
 
-    def _select_cont_toks(self, logits: Any, contlen: int = 0, inplen: int = 0) -> torch.Tensor:
-        self._passes[_key(self._scored[1][next(self._scored[2]), :inplen])] = Count()
-        return HFLM._select_cont_toks(self, logits, contlen=contlen, inplen=inplen)
+    def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
+        with torch.no_grad():
+            return cast(torch.Tensor, self.model(inps, past_key_values=self._new_cache(inps)).logits)
 
 
 @pytest.fixture(scope="session")

@@ -54,10 +54,12 @@ def advance(execution: Execution, state: LayerState, call: Call) -> tuple[torch.
         if module.serves(state, call):
             if (execution, name) == ("auto", "stepwise") and call.q.device.type == "cuda":
                 _say_once(state, call)
-            return module.advance(state, call)
+            answer = module.advance(state, call)
+            state.columns += call.length
+            return answer
     raise UsageError(
         f"execution={execution!r} does not serve this call (importance={state.cell.importance}, "
-        f"strategy={state.cell.strategy}, on {call.q.device}, after {int(state.seen.max())} tokens); leave it out"
+        f"strategy={state.cell.strategy}, on {call.q.device}, after {state.columns} tokens); leave it out"
     )
 
 

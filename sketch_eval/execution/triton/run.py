@@ -70,7 +70,7 @@ def why_not(state: LayerState, call: Call) -> str:
         )
     if 2 * call.length * call.q.shape[1] * head_dim >= 2**31:  # Offsets within a row are int32.
         return f"the kernel takes less than {call.length} tokens of these heads at once"
-    if int(state.seen.max()) + call.length > LONGEST:
+    if state.columns + call.length > LONGEST:
         return f"the kernel takes texts of up to {LONGEST} tokens"
     return ""
 
