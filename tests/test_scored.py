@@ -117,7 +117,7 @@ def test_a_batch_that_is_begun_before_the_last_one_is_finished_changes_no_answer
 
     batches = watched(monkeypatch, order)
     monkeypatch.setattr(Begun, "finish", note)
-    monkeypatch.setattr("sketch_eval.lm.ahead", lambda begun, _: ahead(begun, 1))
+    monkeypatch.setattr("sketch_eval.bounded.ahead", lambda begun, _: ahead(begun, 1))
     assert answers(lm) == plain
     assert lm.counts.as_dict() == counted
     assert order.count("begin") == order.count("finish") == len(batches)
@@ -167,6 +167,14 @@ def test_a_tally_is_the_sum_over_what_was_decided_of_each_sequence(
 def test_what_cannot_be_scored_is_refused_by_its_name(context: list[int], continuation: list[int]) -> None:
     with pytest.raises(UsageError, match="'the document'"):
         texts_of([("the document", context, continuation)], 16)
+
+
+def test_texts_that_are_cut_are_mentioned_once(lm: SweepLM, caplog: pytest.LogCaptureFixture) -> None:
+    lm._loglikelihood_tokens([(None, [5] * LONGEST, [6]), (None, [5] * LONGEST, [6, 7])], disable_tqdm=True)
+    lm._loglikelihood_tokens([(None, [5] * LONGEST, [6, 7])], disable_tqdm=True)
+    assert [record.message for record in caplog.records if "left out" in record.message] == [
+        f"max_length={LONGEST}: 1 of 2 requests are longer, and their first tokens are left out"
+    ]
 
 
 class Asked(TorchDispatchMode):
