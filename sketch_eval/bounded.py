@@ -105,7 +105,7 @@ class BoundedLM(LoadedLM):
         hidden = self._pass(tokens, cache)
         said, greedy = score(hidden, texts, self._head, self.softmax_dtype)
         before = hidden.shape[1] - tokens.shape[1]
-        tallied = tally(cache, [before + len(text.tokens) for text in texts], hidden.device)
+        tallied = tally(cache, [before + len(text.tokens) for text in texts], self.device)
         return Begun(texts, OnItsWay((said, greedy, tallied)), self.rounds)
 
     def _pass(self, tokens: torch.Tensor, cache: Cache | None) -> torch.Tensor:

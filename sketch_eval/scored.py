@@ -135,18 +135,20 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class OnItsWay:
-    """Tensors that a GPU copies to the processor when it comes to them; nobody waits before `arrived`."""
+    """Tensors of one device; a GPU copies them to the processor when it comes to them, and nobody waits before
+    `arrived`."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self._event: torch.cuda.Event | None = None
         self._tensors = list(tensors)
-        if any(tensor.is_cuda for tensor in tensors):
+        device = tensors[0].device
+        if device.type == "cuda":
             self._tensors = [
                 torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
                 for tensor in tensors
             ]
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(device))
 
     def arrived(self) -> list[torch.Tensor]:
         """The tensors, on the CPU."""
@@ -209,8 +211,8 @@ def score(
             for continuation in text.continuations:
                 at += range(len(rows) - len(continuation), len(rows))
                 ids += continuation
-        where, which, token = (send(torch.tensor(each), hidden.device) for each in (rows, at, ids))
-        logits = head(hidden.flatten(0, 1)[where])
+        logits = head(hidden.flatten(0, 1)[send(torch.tensor(rows), hidden.device)])
+        which, token = (send(torch.tensor(each), logits.device) for each in (at, ids))
         # In place where it can be: new memory of that size takes a CPU longer than the log-softmax does.
         into = logits if dtype in (None, logits.dtype) else None
         likely = torch.log_softmax(logits, dim=-1, dtype=dtype, out=into)
