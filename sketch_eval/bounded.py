@@ -16,7 +16,8 @@ from sketch_eval.cache import SketchCache
 from sketch_eval.centres import Centres, mean_keys, tokens_for
 from sketch_eval.counts import Count, tally
 from sketch_eval.loading import LoadedLM
-from sketch_eval.scored import ROWS, Begun, OnItsWay, Text, ahead, headless, logits_of, pad, score, texts_of
+from sketch_eval.scored import ROWS, Begun, Text, ahead, headless, logits_of, pad, score, texts_of
+from sketch_eval.transfer import Fetched
 from sketch_eval.unbounded import FormatCache
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class BoundedLM(LoadedLM):
     def __init__(self, *args: Any, **arguments: Any) -> None:
         super().__init__(*args, **arguments)
         self._asked: list[Count] = []
-        self._said_that_texts_are_cut = False
+        self._mentioned: set[tuple[int, int]] = set()
 
     @property
     def rounds(self) -> bool:
@@ -60,17 +61,16 @@ class BoundedLM(LoadedLM):
     def _loglikelihood_tokens(
         self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """HFLM's answers, of whose logits only those are made that are asked for (`scored`)."""
-        longer = sum(len(context) + len(continuation) > self.max_length + 1 for _, context, continuation in requests)
-        if longer and not self._said_that_texts_are_cut:
-            self._said_that_texts_are_cut = True
-            _log.warning(
-                f"max_length={self.max_length}: {longer} of {len(requests)} requests are longer, and their first "
-                "tokens are left out"
-            )
+        """HFLM's answers, of whose logits only those are made that are asked for (`scored`).
+
+        They differ where requests are the same tokens, divided between context and continuation at different places:
+        HFLM gives the shorter continuation the log-probabilities of the longer one's first tokens.
+        """
+        longest = self.max_length
+        self._mention_cut(requests, longest)
         answers: dict[int, tuple[float, bool]] = {}
         asked: dict[int, Count] = {}
-        batches = self._batches(texts_of(requests, self.max_length), override_bs)
+        batches = self._batches(texts_of(requests, longest, self.logits_cache), override_bs)
         with tqdm(
             total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Running loglikelihood requests"
         ) as progress:
@@ -84,45 +84,62 @@ class BoundedLM(LoadedLM):
         self._asked += [asked[number] for number in range(len(requests))]
         return [answers[number] for number in range(len(requests))]
 
+    def _mention_cut(self, requests: Any, longest: int) -> None:
+        """Say that texts are longer than the model reads, but not for each cell of a sweep."""
+        longer = sum(len(context) + len(continuation) > longest + 1 for _, context, continuation in requests)
+        if longer and (longer, len(requests)) not in self._mentioned:
+            self._mentioned.add((longer, len(requests)))
+            _log.warning(
+                f"max_length={longest}: {longer} of {len(requests)} requests are longer, and their first tokens are "
+                "left out"
+            )
+
     def _batches(self, texts: list[Text], override: int | None) -> Iterator[list[Text]]:
         """Texts that go through the model together, in batches as large as HFLM's."""
-        ordered = [(None, text.tokens, text.continuations[0][-1:]) for text in texts]
+        given = [(None, text.tokens, text.continuations[0][-1:]) for text in texts]
         self.batch_sizes: dict[int, int] = {}
-        first = 0
-        while first < len(texts):
+        batch: list[Text] = []
+        for place, text in enumerate(texts):
             size: Any = self.batch_size
             if self.cell.foresees:  # Padding after a text's end must not be foreseen: one text at a time.
                 size = 1
-            elif size == "auto":
-                size = override or self._batch_scheduler(first, ordered)
-            yield texts[first : first + size]
-            first += size
+            elif size == "auto":  # HFLM's schedule has to be asked at each place.
+                size = override or self._batch_scheduler(place, given)
+            batch.append(text)
+            if len(batch) >= size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
     def _begin(self, texts: list[Text]) -> Begun:
         """A batch's pass, of which nothing has been asked for yet: a GPU may still be at it."""
-        tokens = pad(texts, self.device)
-        cache = self._new_cache(tokens)
-        hidden = self._pass(tokens, cache)
-        said, greedy = score(hidden, texts, self._head, self.softmax_dtype)
-        before = hidden.shape[1] - tokens.shape[1]
-        tallied = tally(cache, [before + len(text.tokens) for text in texts], self.device)
-        return Begun(texts, OnItsWay((said, greedy, tallied)), self.rounds)
+        hidden, cache = self._pass(pad(texts, self.device))
+        logprobs, greedy = score(hidden, texts, self._head, self.softmax_dtype)
+        tallied = tally(cache, [len(text.tokens) for text in texts], self.device)
+        return Begun(texts, Fetched((logprobs, greedy, tallied)), self.rounds)
 
-    def _pass(self, tokens: torch.Tensor, cache: Cache | None) -> torch.Tensor:
-        """What the model's head would be given, `[batch, tokens, width]`."""
+    def _pass(self, tokens: torch.Tensor) -> tuple[torch.Tensor, Cache | None]:
+        """What the model's head would be given, `[batch, tokens, width]`, and the cache of the pass, as `_new_cache`
+        makes it."""
+        cache = self._new_cache(tokens)
         with headless(self.transformer) as hidden, torch.no_grad(), self._autocast():
             if cache is None:
                 self.model(tokens)
             else:
                 for _ in in_parts(self.model, tokens, cache):
                     pass
-        return torch.cat(hidden, dim=1)
+        return torch.cat(hidden, dim=1), cache
 
     def _model_call(
         self, inps: torch.Tensor, attn_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """As much of a pass as is in memory at once: HFLM looks for the largest batch that fits by this call alone."""
-        return self._head(self._pass(inps, self._new_cache(inps)).flatten(0, 1)[:ROWS])
+        """As many logits of a pass as are in memory at once, `[rows, vocabulary]`.
+
+        HFLM looks for the largest batch that fits into memory by this call, and asks it for nothing else.
+        """
+        hidden, _ = self._pass(inps)
+        return self._head(hidden.flatten(0, 1)[: max(ROWS, inps.shape[1])])
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         """The logits of the last layer's output."""

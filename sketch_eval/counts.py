@@ -10,6 +10,7 @@ import torch
 from transformers import Cache
 
 from sketch_eval.cache import SketchCache
+from sketch_eval.transfer import send
 
 
 @dataclass
@@ -53,7 +54,7 @@ def tally(cache: Cache | None, columns: Sequence[int], device: torch.device) -> 
     total = torch.zeros(len(columns), 3, dtype=torch.int64, device=device)
     if not isinstance(cache, SketchCache):
         return total
-    ends = torch.tensor(columns).to(device, non_blocking=True).repeat_interleave(cache.units)[:, None]
+    ends = send(torch.tensor(columns), device).repeat_interleave(cache.units)[:, None]
     for layer in range(len(cache.layers)):
         decided = cache.trace(layer)
         within = torch.arange(decided.victims.shape[1], device=device) < ends

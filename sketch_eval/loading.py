@@ -91,6 +91,15 @@ class LoadedLM(HFLM):
             return min(_CPU_BATCH, self.max_batch_size)
         return super()._detect_batch_size(requests, pos)
 
+    def _batch_scheduler(self, pos: int, n_reordered_requests: Any) -> int:
+        """HFLM's, which divides by zero where batch_size=auto:N asks for more probes than there are requests."""
+        asked: float = self.batch_schedule  # type: ignore[has-type]
+        self.batch_schedule = min(asked, len(n_reordered_requests))
+        try:
+            return super()._batch_scheduler(pos, n_reordered_requests)
+        finally:
+            self.batch_schedule = asked
+
     def _get_config(self, pretrained: str, **arguments: Any) -> None:
         """HFLM's; models of other families are refused here, before their weights are loaded."""
         try:

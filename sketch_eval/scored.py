@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from sketch_eval.counts import Count, passed
 from sketch_eval.errors import UsageError
 from sketch_eval.families import family_of
+from sketch_eval.transfer import Fetched, send
 
 T = TypeVar("T")
 
@@ -64,11 +65,13 @@ class Text:
 
     Attributes:
         tokens: what the model is given.
+        whole: all tokens of the first of its requests, by which texts are ordered.
         requests: their numbers.
         continuations: their continuations, in the same order.
     """
 
     tokens: list[int]
+    whole: list[int]
     requests: list[int] = field(default_factory=list)
     continuations: list[list[int]] = field(default_factory=list)
 
@@ -78,36 +81,34 @@ class Text:
         return max(map(len, self.continuations))
 
 
-def texts_of(requests: Sequence[Request], longest: int) -> list[Text]:
-    """The distinct texts that the model is given for requests, in HFLM's order: the longest first.
+def texts_of(requests: Sequence[Request], longest: int, shared: bool = True) -> list[Text]:
+    """The texts that the model is given for requests, in HFLM's order: the longest first.
 
-    Requests that differ in their last token alone share a text, as one-token answers to one question do. Of what is
-    longer than the model reads, the first tokens are left out.
+    Requests that are given the same tokens share a text, as one-token answers to one question do. Of what is longer
+    than the model reads, the first tokens are left out.
 
     Args:
         requests: the requests.
         longest: tokens that the model reads.
+        shared: False gives every request a text of its own, as HFLM's logits_cache=False does.
 
     Raises:
-        UsageError: a continuation has no tokens, or more than the model reads.
+        UsageError: a context or a continuation has no tokens, or a continuation has more than the model reads.
     """
-    texts: dict[bytes, Text] = {}
-    order: dict[bytes, tuple[int, list[int]]] = {}
+    texts: dict[Hashable, Text] = {}
     for number, (name, context, continuation) in enumerate(requests):
         if not context or not 0 < len(continuation) <= longest:
             raise UsageError(
                 f"a request has a context of {len(context)} tokens and a continuation of {len(continuation)}, and "
                 f"max_length={longest}: it takes at least one of each, and a continuation that the model reads whole; "
-                f"look at the task's document {str(name)[:60]!r}"
+                f"look at the task's document{'' if name is None else f' {str(name)[:60]!r}'}"
             )
         whole = context + continuation
         tokens = whole[-(longest + 1) : -1]
-        key = array("q", tokens).tobytes()
-        text = texts.setdefault(key, Text(tokens))
-        order.setdefault(key, (-len(whole), whole))
+        text = texts.setdefault(array("q", tokens).tobytes() if shared else number, Text(tokens, whole))
         text.requests.append(number)
         text.continuations.append(continuation)
-    return [texts[key] for key in sorted(texts, key=order.__getitem__)]
+    return sorted(texts.values(), key=lambda text: (-len(text.whole), text.whole))
 
 
 def ahead(begun: Iterable[T], count: int) -> Iterator[T]:
@@ -129,34 +130,6 @@ def pad(texts: Sequence[Text], device: torch.device) -> torch.Tensor:
     return send(tokens, device)
 
 
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the processor's on a device; a GPU fetches it when it comes to it."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
-
-
-class OnItsWay:
-    """Tensors of one device; a GPU copies them to the processor when it comes to them, and nobody waits before
-    `arrived`."""
-
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
-        self._event: torch.cuda.Event | None = None
-        self._tensors = list(tensors)
-        device = tensors[0].device
-        if device.type == "cuda":
-            self._tensors = [
-                torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
-                for tensor in tensors
-            ]
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(device))
-
-    def arrived(self) -> list[torch.Tensor]:
-        """The tensors, on the CPU."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._tensors
-
-
 @dataclass(frozen=True)
 class Begun:
     """A batch whose pass has begun.
@@ -169,17 +142,17 @@ class Begun:
     """
 
     texts: list[Text]
-    found: OnItsWay
+    found: Fetched
     rounded: bool
 
     def finish(self) -> Iterator[tuple[int, tuple[float, bool], Count]]:
         """Of every request its number, lm-eval's answer (log-likelihood in nats, whether greedy) and its count."""
-        said, greedy, tallied = self.found.arrived()
+        logprobs, greedy, tallied = self.found.arrived()
         first = 0
         for text, count in zip(self.texts, passed(tallied, self.rounded), strict=True):
             for number, continuation in zip(text.requests, text.continuations, strict=True):
                 last = first + len(continuation)
-                yield number, (said[first:last].sum().item(), bool(greedy[first:last].all())), count
+                yield number, (logprobs[first:last].sum().item(), bool(greedy[first:last].all())), count
                 first = last
 
 
@@ -192,13 +165,11 @@ def score(
     """Of every token of every continuation, text by text: its log-probability, and whether it is the likeliest, bool.
 
     Args:
-        hidden: what the model's head is given, `[batch, tokens, width]`; tokens that an adapter puts before the texts
-            are the first.
+        hidden: what the model's head is given, `[batch, tokens, width]`.
         texts: those of the batch.
         head: the logits `[rows, vocabulary]` of its rows.
         dtype: of the log-softmax; None is the logits' own.
     """
-    extra = hidden.shape[1] - max(len(text.tokens) for text in texts)
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     for first, last in _groups(texts):
         rows: list[int] = []
@@ -206,7 +177,7 @@ def score(
         ids: list[int] = []
         for row in range(first, last):
             text = texts[row]
-            end = row * hidden.shape[1] + extra + len(text.tokens)
+            end = row * hidden.shape[1] + len(text.tokens)
             rows += range(end - text.rows, end)
             for continuation in text.continuations:
                 at += range(len(rows) - len(continuation), len(rows))
@@ -217,8 +188,8 @@ def score(
         into = logits if dtype in (None, logits.dtype) else None
         likely = torch.log_softmax(logits, dim=-1, dtype=dtype, out=into)
         found.append((likely[which, token], _likeliest(likely)[which] == token))
-    said, greedy = (torch.cat(each) for each in zip(*found, strict=True))
-    return said, greedy
+    logprobs, greedy = (torch.cat(each) for each in zip(*found, strict=True))
+    return logprobs, greedy
 
 
 def _likeliest(likely: torch.Tensor) -> torch.Tensor:

@@ -226,6 +226,7 @@ def test_buckets_cover_the_text(measure: Ruler, length: int, buckets: int) -> No
         assert all(a.startswith(b) for b, a in zip(row["continuations"], row["continuations"][1:], strict=False))
 
 
+@pytest.mark.slow
 def test_the_group_of_4096_tokens_asks_a_model_of_as_many_positions(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(bundled.path())
     tokenizer.save_pretrained(tmp_path)

@@ -32,6 +32,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(bundled.path())
 
 
+@pytest.mark.slow
 def test_a_run_ends_cooled_down_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = stdlib.documents
     monkeypatch.setattr(stdlib, "documents", lambda split: every(split)[::25])
