@@ -443,6 +443,7 @@ print(lm.generate_until([Instance("generate_until", {}, one, 0, ("t", i, 1)) for
 """
 
 
+@pytest.mark.slow
 def test_processes_with_different_numbers_of_generation_settings_do_not_wait_for_each_other(
     checkpoint: str, tmp_path: Path
 ) -> None:

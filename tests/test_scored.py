@@ -276,7 +276,7 @@ class Asked(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"scope": "head"}, {"strategy": "aggregate"}, {"importance": "exact", "topk": 4}, {"importance": "knorm"},
+    [{}, {"scope": "head"}, {"strategy": "aggregate"}, {"importance": "exact"}, {"importance": "knorm"},
      {"importance": "random"}, {"store": "k8v4"}],
     ids=str,
 )  # fmt: skip
