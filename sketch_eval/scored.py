@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from sketch_eval.counts import Count, passed
@@ -26,7 +27,7 @@ from sketch_eval.transfer import Fetched, send
 T = TypeVar("T")
 
 Request = tuple[Any, list[int], list[int]]
-"""lm-eval's: what its answer is kept by, the tokens of the context and those of the continuation."""
+"""lm-eval's: the name that its answer is kept under, the tokens of the context and those of the continuation."""
 
 ROWS = 1024
 """Rows whose logits are in memory at once, or those of one text where it has more."""
@@ -112,8 +113,8 @@ def texts_of(requests: Sequence[Request], longest: int, shared: bool = True) -> 
 
 
 def ahead(begun: Iterable[T], count: int) -> Iterator[T]:
-    """What was begun, each after so many more were begun: on a GPU a pass goes on while the last one's answers are
-    made."""
+    """Yield what an iterable begins, each once `count` more have begun: a GPU then works on the next pass while the
+    answers of the last one are made."""
     waiting: deque[T] = deque()
     for one in begun:
         waiting.append(one)
@@ -124,10 +125,7 @@ def ahead(begun: Iterable[T], count: int) -> Iterator[T]:
 
 def pad(texts: Sequence[Text], device: torch.device) -> torch.Tensor:
     """The ids of a batch, int64 `[batch, tokens]`, with zeros on the right."""
-    tokens = torch.zeros(len(texts), max(len(text.tokens) for text in texts), dtype=torch.int64)
-    for row, text in enumerate(texts):
-        tokens[row, : len(text.tokens)] = torch.tensor(text.tokens)
-    return send(tokens, device)
+    return send(pad_sequence([torch.tensor(text.tokens) for text in texts], batch_first=True), device)
 
 
 @dataclass(frozen=True)

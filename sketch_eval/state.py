@@ -123,7 +123,7 @@ class LayerState:
         self.prepared: Any = None
         self.counts = torch.ones(rows, slots, dtype=torch.float32, device=keys.device) if self.fate.counts else None
         self.seen = torch.zeros(batch, dtype=torch.int32, device=keys.device)
-        self.columns = 0  # As `seen`, padding included, and of the whole batch: no GPU has to be asked for it.
+        self.columns = 0  # Tokens so far, padding included: a GPU has to be asked for `seen`, and not for this.
         place = Place(rows, slots, heads * group, head_dim, self._stream(), keys.device, foresight, self.owning)
         self.policy = POLICIES[cell.importance](cell, place)
         shape = self.policy.item_shape

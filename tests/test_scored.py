@@ -262,7 +262,7 @@ def test_texts_that_are_cut_are_mentioned_once(lm: SweepLM, caplog: pytest.LogCa
 
 
 class Asked(TorchDispatchMode):
-    """Operations whose result the processor has to wait for, as a GPU would make it."""
+    """Notes the operations whose result the processor would have to wait for if a GPU made it."""
 
     def __init__(self) -> None:
         super().__init__()
